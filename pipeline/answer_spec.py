@@ -1,0 +1,61 @@
+"""What a saved model must be told to answer: how rows are written, and by how much positions shift."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import FormatConfig
+from pipeline.errors import UserError
+from pipeline.removal import Side, Unit, position_shift
+
+FILE_NAME = "tacit.json"
+
+
+@dataclass(frozen=True)
+class AnswerSpec:
+    """Saved beside the weights as ``tacit.json``."""
+
+    format: FormatConfig
+    """How a row is written."""
+    num_removed: int
+    """CoT units scheduled to be removed when the model was saved."""
+    removes_all: bool
+    """Whether the model was trained to write no CoT at all."""
+    side: Side
+    unit: Unit
+    keep_positions: bool
+    """Whether position ids shift from the first separator on. False also where the shift is built into the weights."""
+    longest_cot: int
+    """Tokens in the longest training CoT."""
+
+    @property
+    def shift(self) -> int:
+        """By how much position ids shift from the first separator on when answering; no smoothing here."""
+        return position_shift(self.num_removed, self.longest_cot, self.removes_all) if self.keep_positions else 0
+
+    def at(self, num_removed: int | None) -> "AnswerSpec":
+        """Return the same model's spec for another number of removed units; None changes nothing."""
+        if num_removed is None:
+            return self
+        return dataclasses.replace(self, num_removed=num_removed, removes_all=num_removed >= self.longest_cot)
+
+    def save(self, folder: Path) -> None:
+        """Write ``tacit.json`` into a model's folder."""
+        (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def load_spec(folder: Path) -> AnswerSpec:
+    """Read the ``tacit.json`` of a saved model.
+
+    Raises:
+        UserError: If it is not there or not readable.
+    """
+    path = folder / FILE_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return AnswerSpec(**{**fields, "format": FormatConfig(**fields["format"])})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a model folder that a run of tacit wrote.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not what tacit writes ({error}); give a model folder that a run of tacit wrote.") from error

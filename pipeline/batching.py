@@ -1,0 +1,203 @@
+"""Which rows an optimizer step trains on, and how they reach the ranks.
+
+A global batch is a list of row numbers fixed by (seed, epoch, step) alone. What is left of its rows after removal is then
+laid out in micro-batches: rows of like length together, at most ``micro_batch_tokens`` padded tokens each, the same
+number of micro-batches on every rank. The layout never changes the loss, only how much is computed at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.examples import ExampleSet
+from pipeline.layout import Row, SequenceLayout, assemble_row
+from pipeline.removal import Side, Unit, position_shift, remove_cot_tokens, smoothing_offsets
+from pipeline.schedule import Stage
+
+IGNORE_INDEX = -100
+ORDER_STREAM, SMOOTHING_STREAM = 0, 1  # independent random streams of one seed
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Right-padded rows; all tensors are (batch, seq). Empty micro-batches have one padding token and no label."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    """The token itself where it carries loss, ``IGNORE_INDEX`` elsewhere; not shifted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """One rank's share of one optimizer step."""
+
+    micro_batches: list[MicroBatch]
+    num_label_tokens: int
+    """Label tokens of the global batch: what the loss is divided by."""
+    num_rows: int
+    """Rows of the global batch."""
+    num_tokens: int
+    """Unpadded tokens of the global batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalRule:
+    """How training rows lose their CoT, apart from the stage."""
+
+    side: Side
+    unit: Unit
+    smoothing_lambda: float
+    keep_positions: bool
+    longest_cot: int
+    """Tokens in the longest training CoT: where kept positions end."""
+
+
+def steps_per_epoch(num_rows: int, global_batch_size: int) -> int:
+    """Return the optimizer steps of one pass over the rows; the last of them may be smaller."""
+    return -(-num_rows // global_batch_size)
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order in which an epoch visits the rows: a permutation, (num_rows,), of (seed, epoch) alone."""
+    return np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(num_rows)
+
+
+def epoch_offsets(num_rows: int, seed: int, epoch: int, smoothing_lambda: float) -> np.ndarray:
+    """Return every row's smoothing offset in an epoch, (num_rows,): a function of (seed, epoch, row)."""
+    return smoothing_offsets(num_rows, smoothing_lambda, np.random.default_rng([seed, epoch, SMOOTHING_STREAM]))
+
+
+def build_rows(
+    examples: ExampleSet, indices: np.ndarray, offsets: np.ndarray, stage: Stage, rule: RemovalRule
+) -> list[Row]:
+    """Assemble the rows that the global batch ``indices`` trains on at a stage."""
+    rows = []
+    for example, index in zip(examples.take(indices), indices, strict=True):
+        num_removed = stage.num_removed + (int(offsets[index]) if stage.smooths else 0)
+        amount = len(example.cot_ids) if stage.removes_all else num_removed
+        shift = position_shift(num_removed, rule.longest_cot, stage.removes_all) if rule.keep_positions else 0
+        rows.append(assemble_row(remove_cot_tokens(example, amount, rule.side, rule.unit), examples.layout, shift))
+    return rows
+
+
+def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:
+    """Share rows out over ranks and micro-batches.
+
+    Rows are sorted by length and cut into ``num_ranks * k`` runs of about equal padded size, for the smallest k at which
+    each run keeps the budget. The runs are dealt out in order, so ranks work on rows of like length at the same time.
+
+    Args:
+        lengths: Tokens of each row of the global batch.
+        num_ranks: World size.
+        micro_batch_tokens: Most padded tokens (rows x longest row) in one micro-batch. A single row may exceed it.
+
+    Returns:
+        For each rank its micro-batches, as lists of positions in ``lengths``; every rank has the same number, some may be
+        empty, and each position stands exactly once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    per_rank = 1
+    while True:
+        runs = _cut_evenly([lengths[i] for i in order], num_ranks * per_rank, micro_batch_tokens)
+        if runs is not None:
+            break
+        per_rank += 1
+    batches = [order[begin:end] for begin, end in runs]
+    return [[batches[k * num_ranks + rank] for k in range(per_rank)] for rank in range(num_ranks)]
+
+
+def _cut_evenly(lengths: list[int], num_runs: int, budget: int) -> list[tuple[int, int]] | None:
+    """Cut lengths in descending order into runs, each of its fair share of the tokens; None if one breaks the budget."""
+    cumulative = np.concatenate([[0], np.cumsum(lengths)])
+    targets = cumulative[-1] * np.arange(1, num_runs) / num_runs
+    cuts = [0, *np.searchsorted(cumulative, targets).tolist(), len(lengths)]
+    runs = list(zip(cuts[:-1], cuts[1:], strict=True))
+    fits = all(end - begin <= 1 or lengths[begin] * (end - begin) <= budget for begin, end in runs)
+    return runs if fits else None
+
+
+def collate(rows: Sequence[Row], layout: SequenceLayout) -> MicroBatch:
+    """Pad rows on the right into one micro-batch; no rows make the empty micro-batch."""
+    num_rows, longest = max(len(rows), 1), max((len(row.input_ids) for row in rows), default=1)
+    input_ids = np.full((num_rows, longest), layout.pad_id, dtype=np.int64)
+    attention_mask = np.zeros((num_rows, longest), dtype=np.int64)
+    position_ids = np.zeros((num_rows, longest), dtype=np.int64)
+    labels = np.full((num_rows, longest), IGNORE_INDEX, dtype=np.int64)
+    attention_mask[:, 0] = 1  # an empty row attends to itself: a softmax over nothing would be NaN
+    for i, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[i, :length] = row.input_ids
+        attention_mask[i, :length] = 1
+        position_ids[i, :length] = row.position_ids
+        labels[i, row.label_start : length] = row.input_ids[row.label_start :]
+    return MicroBatch(*(torch.from_numpy(array) for array in (input_ids, attention_mask, position_ids, labels)))
+
+
+class StepDataset(Dataset):
+    """Maps an optimizer step to one rank's ``StepBatch``: a pure function, wherever the run began."""
+
+    def __init__(
+        self,
+        examples: ExampleSet,
+        stage: Stage,
+        rule: RemovalRule,
+        *,
+        seed: int,
+        epoch: int,
+        global_batch_size: int,
+        micro_batch_tokens: int,
+        rank: int,
+        num_ranks: int,
+    ) -> None:
+        self.examples, self.stage, self.rule = examples, stage, rule
+        self.global_batch_size, self.micro_batch_tokens = global_batch_size, micro_batch_tokens
+        self.rank, self.num_ranks = rank, num_ranks
+        self.first_step = epoch * steps_per_epoch(len(examples), global_batch_size)
+        self.order = epoch_order(len(examples), seed, epoch)
+        self.offsets = epoch_offsets(len(examples), seed, epoch, rule.smoothing_lambda)
+
+    def __getitem__(self, step: int) -> StepBatch:
+        begin = (step - self.first_step) * self.global_batch_size
+        indices = self.order[begin : begin + self.global_batch_size]
+        rows = build_rows(self.examples, indices, self.offsets, self.stage, self.rule)
+        lengths = [len(row.input_ids) for row in rows]
+        plan = plan_micro_batches(lengths, self.num_ranks, self.micro_batch_tokens)[self.rank]
+        return StepBatch(
+            [collate([rows[i] for i in positions], self.examples.layout) for positions in plan],
+            num_label_tokens=sum(len(row.input_ids) - row.label_start for row in rows),
+            num_rows=len(rows),
+            num_tokens=sum(lengths),
+        )
+
+
+def build_dataloader(
+    examples: ExampleSet,
+    stage: Stage,
+    rule: RemovalRule,
+    steps: range,
+    *,
+    seed: int,
+    epoch: int,
+    global_batch_size: int,
+    micro_batch_tokens: int,
+    rank: int,
+    num_ranks: int,
+) -> DataLoader:
+    """Return a loader of this rank's ``StepBatch`` for each optimizer step in ``steps``, all of one epoch."""
+    dataset = StepDataset(
+        examples,
+        stage,
+        rule,
+        seed=seed,
+        epoch=epoch,
+        global_batch_size=global_batch_size,
+        micro_batch_tokens=micro_batch_tokens,
+        rank=rank,
+        num_ranks=num_ranks,
+    )
+    return DataLoader(dataset, sampler=steps, batch_size=None)

@@ -1,0 +1,158 @@
+"""Checkpoints that a reader never sees half of, and models in Hugging Face format.
+
+A checkpoint is written beside its place, listed with sizes and hashes in a manifest, and renamed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.answer_spec import AnswerSpec
+from pipeline.engine import Engine, barrier, from_rank_zero, rank, world_size
+from pipeline.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STATE = "controller.json"
+
+
+def save_checkpoint(folder: Path, step: int, engine: Engine, state: dict[str, Any], keep: int) -> None:
+    """Write ``folder/step_NNNNNNNN`` and delete all but the newest ``keep``. Every rank takes part.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        step: Optimizer steps done.
+        engine: Weights and optimizer state.
+        state: What the controller and the run need to go on, as JSON.
+        keep: Checkpoints that stay, this one included.
+    """
+    final = folder / f"step_{step:08d}"
+    temporary = folder / f".{final.name}.incomplete"
+    if rank() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    barrier()
+    engine.save(temporary)
+    barrier()
+    if rank() == 0:
+        (temporary / STATE).write_text(json.dumps({**state, "step": step, "world_size": world_size()}), encoding="utf-8")
+        _write_manifest(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in _checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    barrier()
+
+
+def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
+    """Load the newest whole checkpoint into the engine; one that is damaged is passed over, and said so.
+
+    Returns:
+        The saved state with ``step`` and ``world_size``, or None if there is no checkpoint.
+
+    Raises:
+        UserError: If it was saved by another number of ranks.
+    """
+    chosen = from_rank_zero(_newest_whole(folder))
+    if chosen is None:
+        return None
+    state = json.loads((chosen / STATE).read_text(encoding="utf-8"))
+    if state["world_size"] != world_size():
+        raise UserError(
+            f"{chosen} was saved by {state['world_size']} ranks, this run has {world_size()}; "
+            f"start it with {state['world_size']}."
+        )
+    engine.load(chosen, state["step"])
+    return state
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    if rank() != 0:
+        return None
+    for candidate in reversed(_checkpoints(folder)):
+        fault = _fault(candidate)
+        if fault is None:
+            return candidate
+        logger.warning("%s is damaged (%s); trying the one before", candidate, fault)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"))
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                files[str(path.relative_to(folder))] = {
+                    "size": path.stat().st_size,
+                    "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+                }
+                os.fsync(file.fileno())
+    (folder / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+
+
+def _fault(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest.items():
+            path = folder / name
+            if path.stat().st_size != expected["size"]:
+                return f"{name} has {path.stat().st_size} bytes, not {expected['size']}"
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    return f"{name} has other content than when it was saved"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def save_model(
+    folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec, question_length: int | None
+) -> None:
+    """Write weights, tokenizer and ``tacit.json`` as a Hugging Face folder, in place of an older one. Every rank takes part.
+
+    Args:
+        folder: Replaced as a whole, by a rename.
+        engine: Holds the weights.
+        tokenizer: Saved beside them.
+        spec: How the model is to be asked.
+        question_length: Tokens of every question, or None where they differ. With it, and a learned position table, kept
+            positions are built into the weights, so that plain ``generate()`` answers as our evaluation does.
+    """
+    weights = engine.gathered_weights()
+    if rank() == 0:
+        config = engine.model.config
+        if spec.shift and question_length is not None and config.model_type == "gpt2":
+            config = _drop_positions(weights, config, question_length, spec.shift)
+            spec = AnswerSpec(**{**vars(spec), "keep_positions": False})
+        temporary = folder.with_name(f".{folder.name}.incomplete")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        engine.model.save_pretrained(temporary, state_dict=weights)
+        config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        spec.save(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    barrier()
+
+
+def _drop_positions(weights: dict[str, torch.Tensor], config: Any, begin: int, number: int) -> Any:
+    """Cut ``number`` rows from ``begin`` on out of GPT-2's position table; positions behind them close up."""
+    name = "transformer.wpe.weight"
+    weights[name] = torch.cat([weights[name][:begin], weights[name][begin + number :]])
+    shorter = config.__class__.from_dict(config.to_dict())
+    shorter.n_positions = config.n_positions - number
+    return shorter

@@ -1,0 +1,1 @@
+"""The `tacit` command: one module a sub-command; parses, calls, prints."""

@@ -1,0 +1,215 @@
+"""`tacit data`: generates, converts and divides rows of data."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+from tqdm import tqdm
+
+from pipeline.cli.arguments import check_command, parse_options
+from pipeline.cli.data_options import (
+    AdditionSize,
+    Format,
+    HeldOut,
+    Length,
+    Machine,
+    MultiplicationSize,
+    Output,
+    Source,
+    Splits,
+    add_options,
+)
+from pipeline.errors import UserError
+from pipeline.records import (
+    BadRow,
+    CoTRecord,
+    SourceFormat,
+    check_output_path,
+    draw_held_out,
+    read_records,
+    write_records,
+)
+from pipeline.tasks import Addition, Automaton, Task, generate_splits, modular_sum, parity, symmetric_group_3
+from pipeline.tasks.digits import parse_range
+from pipeline.tasks.multiplication import parse_sizes
+
+SUFFIXES = {"text": ".txt", "jsonl": ".jsonl"}
+
+
+def multiplication(size: MultiplicationSize, splits: Splits) -> None:
+    """Generate products with the school method as chain of thought, in the paper's format."""
+    _generate(parse_sizes(size.digits, "--digits"), splits)
+
+
+def addition(size: AdditionSize, splits: Splits) -> None:
+    """Generate sums of several numbers with the sums so far as chain of thought."""
+    _generate([Addition(size.num_operands, digits) for digits in parse_range(size.digits, "--digits")], splits)
+
+
+def parity_of_bits(length: Length, splits: Splits) -> None:
+    """Generate strings of bits with the parity after each bit as chain of thought."""
+    _generate([Automaton(parity(), count) for count in parse_range(length.length, "--length")], splits)
+
+
+def automaton(machine: Machine, length: Length, splits: Splits) -> None:
+    """Generate runs of a finite automaton with the state after each symbol as chain of thought."""
+    table = _transitions(machine)
+    _generate([Automaton(table, count) for count in parse_range(length.length, "--length")], splits)
+
+
+def gsm8k(source: Source, output: Output) -> None:
+    """Convert GSM8K's own rows: the equations of each solution become the chain of thought."""
+    _convert(source, "gsm8k", output)
+
+
+def convert(source: Source, source_format: Format, output: Output) -> None:
+    """Convert rows from one format to another."""
+    _convert(source, source_format.source_format, output)
+
+
+def split(source: Source, source_format: Format, held_out: HeldOut) -> None:
+    """Divide rows into train, validation and test; rows with equal questions stay together."""
+    for name, count in (("num_validation", held_out.num_validation), ("num_test", held_out.num_test)):
+        if count < 0:
+            raise UserError(f"--{name} ({count}) must not be negative; raise it to 0 or more.")
+    counts = {"validation": held_out.num_validation, "test": held_out.num_test}
+    names = ["train", *(name for name, count in counts.items() if count)]
+    file_format = held_out.file_format or ("text" if source.input.endswith(".txt") else "jsonl")
+    paths = _output_paths(held_out.output_dir, names, file_format, held_out.overwrite)
+
+    bad_rows: list[BadRow] = []
+    questions = (record.question for record in _read(source, source_format.source_format, bad_rows))
+    split_of = draw_held_out(questions, counts, held_out.seed)
+    written = {}
+    for name, path in paths.items():
+        # One pass a split keeps the memory constant; the first pass has listed the broken rows already.
+        rows = _read(source, source_format.source_format, [])
+        written[path] = write_records(path, (row for row in rows if split_of.get(row.question, "train") == name))
+    _print_summary(written, bad_rows)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "multiplication": multiplication,
+    "addition": addition,
+    "parity": parity_of_bits,
+    "automaton": automaton,
+    "gsm8k": gsm8k,
+    "convert": convert,
+    "split": split,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a `tacit data` command.
+
+    Args:
+        argv: Arguments after ``data``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: For a wrong command, option or row of data.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        _print_commands()
+        return 0
+    name, *rest = argv
+    check_command(name, COMMANDS, "tacit data")
+    run = COMMANDS[name]
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=f"tacit data {name}", description=run.__doc__, allow_abbrev=False)
+    options_classes = [parameter.annotation for parameter in inspect.signature(run).parameters.values()]
+    for options_class in options_classes:
+        add_options(parser, options_class)
+    options = parse_options(parser, rest)
+    run(*(cls(**{field.name: options[field.name] for field in fields(cls)}) for cls in options_classes))
+    return 0
+
+
+def _print_commands() -> None:
+    print("usage: tacit data COMMAND [options]\n\nCommands (`tacit data COMMAND --help` lists the options):")
+    for name, run in COMMANDS.items():
+        print(f"  {name:<16}{run.__doc__}")
+
+
+def _generate(tasks: Sequence[Task], splits: Splits) -> None:
+    counts = {"train": splits.num_train, "validation": splits.num_validation, "test": splits.num_test}
+    names = [name for name, count in counts.items() if count]
+    paths = _output_paths(splits.output_dir, names, splits.file_format, splits.overwrite)
+    excluded = frozenset(record.question for file in splits.exclude for record in read_records(file))
+    drawn = generate_splits(
+        tasks, **{f"num_{name}": n for name, n in counts.items()}, seed=splits.seed, exclude=excluded
+    )
+    _print_summary(
+        {path: write_records(path, _with_progress(drawn[name], counts[name])) for name, path in paths.items()}, []
+    )
+
+
+def _transitions(machine: Machine) -> tuple[tuple[int, ...], ...]:
+    for option, value, owner in (
+        ("--modulus", machine.modulus, "modular_sum"),
+        ("--transitions", machine.transitions, "table"),
+    ):
+        if value is None and machine.machine == owner:
+            raise UserError(f"--machine {owner} needs {option}; add it.")
+        if value is not None and machine.machine != owner:
+            raise UserError(f"{option} ({value}) belongs to --machine {owner} (it is {machine.machine}); drop one.")
+    if machine.transitions is not None:
+        return tuple(map(tuple, machine.transitions))
+    if machine.modulus is None:
+        return symmetric_group_3()
+    if machine.modulus < 2:
+        raise UserError(f"--modulus ({machine.modulus}) must be at least 2, or every sum is 0; raise it.")
+    return modular_sum(machine.modulus, num_symbols=10)
+
+
+def _convert(source: Source, source_format: SourceFormat, output: Output) -> None:
+    path = Path(output.output)
+    check_output_path(path, output.overwrite)
+    bad_rows: list[BadRow] = []
+    without_cot: list[None] = []
+    records = _noting_empty_cot(_read(source, source_format, bad_rows), without_cot)
+    num_rows = write_records(path, _with_progress(records, None))
+    _print_summary({path: num_rows}, bad_rows, num_without_cot=len(without_cot))
+
+
+def _read(source: Source, source_format: SourceFormat, bad_rows: list[BadRow]) -> Iterator[CoTRecord]:
+    return read_records(
+        source.input,
+        source_format=source_format,
+        split=source.split,
+        on_bad_row=source.on_bad_row,
+        bad_rows=bad_rows,
+    )
+
+
+def _noting_empty_cot(records: Iterable[CoTRecord], without_cot: list[None]) -> Iterator[CoTRecord]:
+    for record in records:
+        if not record.steps:
+            without_cot.append(None)
+        yield record
+
+
+def _with_progress(records: Iterable[CoTRecord], total: int | None) -> Iterable[CoTRecord]:
+    return tqdm(records, total=total, unit=" rows", leave=False, disable=None)  # None: only on a terminal
+
+
+def _output_paths(output_dir: str, names: Iterable[str], file_format: str, overwrite: bool) -> dict[str, Path]:
+    paths = {name: Path(output_dir) / f"{name}{SUFFIXES[file_format]}" for name in names}
+    for path in paths.values():
+        check_output_path(path, overwrite)
+    return paths
+
+
+def _print_summary(num_rows: dict[Path, int], bad_rows: Sequence[BadRow], num_without_cot: int = 0) -> None:
+    line = "Wrote " + ", ".join(f"{count:,} rows to {path}" for path, count in num_rows.items())
+    if num_without_cot:
+        line += f" ({num_without_cot:,} of them without a chain of thought)"
+    if bad_rows:
+        line += f"; skipped {len(bad_rows):,} broken rows"
+    print(f"{line}.")
+    for bad_row in bad_rows:
+        print(f"  {bad_row}")

@@ -1,0 +1,108 @@
+"""`tacit evaluate`: accuracy and speed of saved models."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pipeline.cli.arguments import parse_options
+from pipeline.config import DataConfig
+
+if TYPE_CHECKING:
+    from pipeline.comparison import ModelReport
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate and print one table, or JSON.
+
+    Args:
+        argv: Arguments after ``evaluate``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: If a model or the data cannot be read.
+    """
+    options = parse_options(_parser(), argv)
+
+    from pipeline.comparison import compare_models  # imports torch
+    from pipeline.engine import init_distributed, rank
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        init_distributed()
+    data = DataConfig(
+        validation=options.data, validation_split=options.split, source_format=options.source_format, on_bad_row=options.on_bad_row
+    )
+    reports = compare_models(
+        [Path(folder) for folder in options.model],
+        data,
+        num_removed=options.num_removed,
+        num_examples=options.num_examples,
+        num_timed=options.num_timed,
+        batch_size=options.batch_size,
+    )
+    if rank() == 0:
+        _write_samples(options, reports)
+        _print(options, reports)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="tacit evaluate",
+        description="Greedy exact match, CoT tokens written, and speed at batch size 1, of one or several saved models.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", type=str, nargs="+", required=True, help="Model folders; speeds are compared to the first one's.")
+    add("--data", type=str, required=True, help="Unseen rows: a file, or a Hub name.")
+    add("--split", type=str, default="test", help="Split of a Hub data set.")
+    add("--source_format", type=str, default="auto", help="text, jsonl, json, gsm8k, hub, or auto.")
+    add("--on_bad_row", type=str, choices=["stop", "skip"], default="stop", help="What a broken row does.")
+    add("--num_removed", type=int, default=None, help="Removed CoT units at which to ask; each model's own if not given.")
+    add("--num_examples", type=int, default=None, help="Rows used, from the first; all if not given.")
+    add("--num_timed", type=int, default=50, help="Rows timed at batch size 1.")
+    add("--batch_size", type=int, default=256, help="Rows decoded together for accuracy.")
+    add("--samples", type=str, default=None, help="Write every row as answered to this JSONL file.")
+    add("--json", action="store_true", help="Print JSON: an object for one model, a list for several.")
+    return parser
+
+
+def _write_samples(options: Namespace, reports: Sequence["ModelReport"]) -> None:
+    if options.samples is None:
+        return
+    path = Path(options.samples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for report in reports:
+            for sample in report.evaluation.samples:
+                file.write(json.dumps({"model": report.model, **sample.to_json()}, ensure_ascii=False) + "\n")
+
+
+def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
+    rows = [report.to_json() for report in reports]
+    if options.json:
+        print(json.dumps(rows[0] if len(rows) == 1 else rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding")
+    for heading in ("model", "accuracy", "95 % interval", "CoT tokens", "examples/s (batch 1)", "speed-up", "batched"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for report, row in zip(reports, rows, strict=True):
+        low, high = row["confidence_interval"]  # type: ignore[misc]
+        table.add_row(
+            report.model,
+            f"{100 * report.evaluation.accuracy:.1f} %",
+            f"{100 * low:.1f} - {100 * high:.1f}",
+            f"{report.evaluation.mean_cot_tokens:.1f}",
+            f"{report.examples_per_second:.1f}",
+            f"{report.examples_per_second / reports[0].examples_per_second:.2f}x",
+            f"{report.examples_per_second_batched:.0f}/s",
+        )
+    Console().print(table)

@@ -1,0 +1,62 @@
+"""The `tacit` command: finds the sub-command, turns a user's mistake into one message and exit code 2."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from pipeline.cli.arguments import check_command
+from pipeline.errors import UserError
+
+COMMANDS = {
+    "train": "Train through every stage of a recipe.",
+    "evaluate": "Accuracy and speed of saved models, side by side.",
+    "score": "Accuracy of predictions stored in a file.",
+    "data": "Make, convert and split data.",
+}
+USAGE = 2
+INTERRUPTED = 75  # what a scheduler takes for "start me again"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Args:
+        argv: Arguments after the command's name; None takes the process's own.
+
+    Returns:
+        0 done, 2 wrong use or input, 75 interrupted and resumable.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else USAGE
+    name, *rest = arguments
+    try:
+        check_command(name, COMMANDS, "tacit")
+        # Only the sub-command asked for is imported: torch and its friends take seconds.
+        return importlib.import_module(f"pipeline.cli.{name}").main(rest)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one tells it
+            for line in str(error).split("\n"):
+                print(f"tacit: error: {line}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("tacit: interrupted; `tacit train --resume` goes on from the last checkpoint.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: tacit COMMAND ...",
+            "",
+            "Teach a language model to answer without writing its reasoning, by removing its chain of thought stage by stage.",
+            "",
+            *lines,
+            "",
+            "`tacit COMMAND --help` lists the options.",
+        ]
+    )

@@ -1,0 +1,83 @@
+"""Saved models on one file of unseen questions: accuracy, tokens written, speed, side by side."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.answer_spec import load_spec
+from pipeline.config import DataConfig
+from pipeline.engine import barrier, rank, world_size
+from pipeline.evaluation import Contestant, Evaluation, evaluate, speeds_at_batch_one
+from pipeline.examples import load_examples
+from pipeline.modeling import load_for_inference
+from pipeline.scoring import wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """One model's results."""
+
+    model: str
+    num_removed: int
+    evaluation: Evaluation
+    examples_per_second: float
+    """At batch size 1."""
+    examples_per_second_batched: float
+    """Of the evaluation itself, all ranks together."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the figures without the rows."""
+        evaluation = self.evaluation
+        num_examples = len(evaluation.samples)
+        return {
+            "model": self.model,
+            "num_removed": self.num_removed,
+            "accuracy": evaluation.accuracy,
+            "num_correct": evaluation.num_correct,
+            "num_examples": num_examples,
+            "confidence_interval": wilson_interval(evaluation.num_correct, num_examples),
+            "cot_tokens": evaluation.mean_cot_tokens,
+            "examples_per_second": self.examples_per_second,
+            "examples_per_second_batched": self.examples_per_second_batched,
+        }
+
+
+def compare_models(
+    folders: Sequence[Path],
+    data: DataConfig,
+    *,
+    num_removed: int | None,
+    num_examples: int | None,
+    num_timed: int,
+    batch_size: int,
+) -> list[ModelReport]:
+    """Evaluate each model on ``data.validation``, then time all of them in turns.
+
+    Args:
+        folders: Model folders that a run wrote.
+        data: Names the rows, and how they are read.
+        num_removed: Removed units at which the models are asked; None takes each model's own.
+        num_examples: Rows used, from the first; None uses all.
+        num_timed: Rows for the speed at batch size 1.
+        batch_size: Rows decoded together for accuracy.
+
+    Raises:
+        UserError: If a model or the data cannot be read.
+    """
+    specs = [load_spec(folder).at(num_removed) for folder in folders]
+    contestants, results = [], []
+    for folder, spec in zip(folders, specs, strict=True):
+        model, tokenizer = load_for_inference(folder)
+        examples = load_examples(data.validation, data.validation_split, data, spec.format, tokenizer).head(num_examples)
+        begin = time.perf_counter()
+        result = evaluate(model, tokenizer, examples, spec, batch_size)
+        results.append((result, len(result.samples) / (time.perf_counter() - begin)))
+        contestants.append(Contestant(model, examples, spec))
+    speeds = speeds_at_batch_one(contestants, num_timed) if rank() == 0 else [0.0] * len(folders)
+    if world_size() > 1:
+        barrier()
+    return [
+        ModelReport(str(folder), spec.num_removed, result, speed, batched)
+        for folder, spec, (result, batched), speed in zip(folders, specs, results, speeds, strict=True)
+    ]

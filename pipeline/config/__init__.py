@@ -1,0 +1,33 @@
+"""Settings of a run: what they are (``schema``), how they are read (``parsing``), which go together (``checks``)."""
+
+from pipeline.config.parsing import config_to_yaml, load_config, parse_command_line
+from pipeline.config.schema import (
+    AdaptiveConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    FormatConfig,
+    ModelConfig,
+    OptimConfig,
+    RemovalConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+__all__ = [
+    "AdaptiveConfig",
+    "Config",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "FormatConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RemovalConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "config_to_yaml",
+    "load_config",
+    "parse_command_line",
+]

@@ -1,0 +1,154 @@
+"""Rules that a setting, or several together, must keep. Each fault is one line: field, value, rule, remedy."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config.schema import AdaptiveConfig, Config, FormatConfig
+
+# Fields that must be at least this much. Null passes: it means "not set".
+MINIMUM = {
+    "data.num_train": 1,
+    "data.max_tokens": 1,
+    "schedule.hold_epochs": 0,
+    "schedule.start_removed": 0,
+    "schedule.remove_all_beyond": 1,
+    "schedule.final_epochs": 0,
+    "schedule.max_steps": 1,
+    "schedule.adaptive.window": 1,
+    "schedule.adaptive.min_steps": 1,
+    "schedule.adaptive.max_steps": 1,
+    "schedule.adaptive.slow_down": 1,
+    "schedule.adaptive.removed_per_stage": 1,
+    "optim.warmup_steps": 0,
+    "optim.reset_warmup_steps": 0,
+    "optim.global_batch_size": 1,
+    "optim.weight_decay": 0,
+    "optim.max_grad_norm": 0,
+    "engine.micro_batch_tokens": 1,
+    "engine.num_threads": 1,
+    "evaluation.every_steps": 1,
+    "evaluation.every_stages": 1,
+    "evaluation.num_examples": 1,
+    "evaluation.batch_size": 1,
+    "run.log_every": 1,
+    "run.checkpoint_every": 1,
+    "run.keep_checkpoints": 1,
+}
+POSITIVE = (
+    "removal.smoothing_lambda",
+    "schedule.removed_per_epoch",
+    "schedule.adaptive.loss_threshold",
+    "schedule.adaptive.relative_threshold",
+    "optim.lr",
+    "optim.eps",
+)
+REQUIRED = {
+    "data.train": "name a file or a Hub data set of training rows.",
+    "data.validation": "name a file of rows that are not in data.train; `tacit data split` makes one.",
+    "run.output_dir": "name the folder the run writes to, such as runs/my_run.",
+}
+
+
+def check(config: Config) -> list[str]:
+    """Return every fault of a configuration, one line each; an empty list means that it can run."""
+    return [
+        *_check_single_fields(config),
+        *_check_model(config),
+        *_check_format(config.format),
+        *_check_removal_and_schedule(config),
+        *_check_adaptive(config.schedule.adaptive),
+        *_check_optim(config),
+    ]
+
+
+def _value(config: Config, dotted: str) -> Any:
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _check_single_fields(config: Config) -> Iterator[str]:
+    for dotted, remedy in REQUIRED.items():
+        if not _value(config, dotted):
+            yield f"{dotted} is not set; {remedy}"
+    for dotted, minimum in MINIMUM.items():
+        value = _value(config, dotted)
+        if value is not None and not value >= minimum:
+            yield f"{dotted} ({value}) must be at least {minimum}; raise it."
+    for dotted in POSITIVE:
+        value = _value(config, dotted)
+        if value is not None and not value > 0:
+            yield f"{dotted} ({value}) must be above 0; raise it."
+
+
+def _check_model(config: Config) -> Iterator[str]:
+    model = config.model
+    if bool(model.name_or_path) == bool(model.from_scratch):
+        state = "both are set" if model.name_or_path else "neither is set"
+        yield f"model.name_or_path, model.from_scratch: {state}; set the one to finetune, or the other to start afresh."
+    if model.from_scratch is not None:
+        if "model_type" not in model.from_scratch:
+            yield "model.from_scratch has no model_type; name a Transformers architecture, such as gpt2 or llama."
+        if not model.tokenizer:
+            yield "model.tokenizer is not set; a model from scratch needs one: `words`, or a tokenizer's name or folder."
+
+
+def _check_format(row_format: FormatConfig) -> Iterator[str]:
+    for name, slot in (("question", "{question}"), ("cot", "{cot}"), ("answer", "{answer}")):
+        template = getattr(row_format, name)
+        if template.count(slot) != 1:
+            yield f"format.{name} ({template!r}) must hold {slot} exactly once; write it in."
+    for field in dataclasses.fields(row_format):
+        template = getattr(row_format, field.name)
+        if isinstance(template, str) and "{bos}" in template and (field.name, template[:5]) != ("question", "{bos}"):
+            yield f"format.{field.name} ({template!r}) holds {{bos}}, which can only begin format.question; move it there."
+    if not row_format.end:
+        yield "format.end is empty, so decoding would never stop; set it to {eos}."
+
+
+def _check_removal_and_schedule(config: Config) -> Iterator[str]:
+    removal, schedule = config.removal, config.schedule
+    if removal.keep_positions and removal.side == "right":
+        yield "removal.keep_positions (true) needs removal.side left (it is right); change one of the two."
+    if removal.keep_positions and removal.unit == "step":
+        yield "removal.keep_positions (true) needs removal.unit token (it is step); change one of the two."
+    threshold = schedule.remove_all_beyond
+    if threshold is not None and schedule.start_removed > threshold:
+        yield (
+            f"schedule.start_removed ({schedule.start_removed}) must not be above "
+            f"schedule.remove_all_beyond ({threshold}); lower it."
+        )
+    if schedule.final_epochs == 0 and schedule.max_steps is None and schedule.kind in ("explicit_cot", "no_cot"):
+        yield f"schedule.final_epochs (0) leaves a run of kind {schedule.kind} without a step; raise it."
+
+
+def _check_adaptive(adaptive: AdaptiveConfig) -> Iterator[str]:
+    if adaptive.loss_threshold is None and adaptive.relative_threshold is None:
+        yield "schedule.adaptive: loss_threshold and relative_threshold are both null; set one."
+    if adaptive.max_steps < adaptive.min_steps:
+        yield (
+            f"schedule.adaptive.max_steps ({adaptive.max_steps}) must not be below "
+            f"schedule.adaptive.min_steps ({adaptive.min_steps}); raise it."
+        )
+    if adaptive.max_steps < adaptive.window:
+        yield (
+            f"schedule.adaptive.max_steps ({adaptive.max_steps}) must not be below "
+            f"schedule.adaptive.window ({adaptive.window}), or the running mean never fills; raise it."
+        )
+
+
+def _check_optim(config: Config) -> Iterator[str]:
+    optim, schedule = config.optim, config.schedule
+    if any(not 0 <= beta < 1 for beta in optim.betas):
+        yield f"optim.betas ({list(optim.betas)}) must both be in [0, 1); correct them."
+    if optim.lr_schedule != "constant" and schedule.kind == "adaptive" and schedule.max_steps is None:
+        yield (
+            f"optim.lr_schedule ({optim.lr_schedule}) needs the run's length, which the adaptive schedule does not "
+            "know; set schedule.max_steps, or take constant."
+        )
+    if schedule.max_steps is not None and 0 < schedule.max_steps <= optim.warmup_steps:
+        yield (
+            f"optim.warmup_steps ({optim.warmup_steps}) must be below schedule.max_steps ({schedule.max_steps}); lower it."
+        )

@@ -1,0 +1,163 @@
+"""The stage controller: which stage a run is in, and what happens where one ends.
+
+At a boundary it rebuilds the dataloader over what is left of the epoch and resets the optimizer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.batching import RemovalRule, StepBatch, build_dataloader, steps_per_epoch
+from pipeline.config import Config
+from pipeline.engine import Engine, StepMetrics, from_rank_zero, rank, world_size
+from pipeline.examples import ExampleSet
+from pipeline.learning_rate import learning_rate
+from pipeline.schedule import (
+    AdaptiveState,
+    Stage,
+    adaptive_after_step,
+    adaptive_decision,
+    adaptive_move,
+    adaptive_start,
+    fixed_schedule,
+    last_num_removed,
+)
+
+
+class StageController:
+    """Walks a run through its stages.
+
+    Attributes:
+        step: Optimizer steps done.
+        stage: The stage that the next step belongs to.
+        steps_per_epoch: Optimizer steps in one pass over the training rows.
+        longest_cot: CoT units in the longest training row.
+    """
+
+    def __init__(self, config: Config, examples: ExampleSet, engine: Engine) -> None:
+        self._config, self._examples, self._engine = config, examples, engine
+        self.steps_per_epoch = steps_per_epoch(len(examples), config.optim.global_batch_size)
+        self.longest_cot = examples.longest_cot(config.removal.unit)
+        self._last_num_removed = last_num_removed(self.longest_cot, config.schedule.remove_all_beyond)
+        self._rule = RemovalRule(
+            config.removal.side,
+            config.removal.unit,
+            config.removal.smoothing_lambda,
+            config.removal.keep_positions,
+            examples.longest_cot("token"),
+        )
+        self.step = 0
+        self._reset_step: int | None = None
+        self._fixed = None
+        self._adaptive = None
+        if config.schedule.kind == "adaptive":
+            self._adaptive = adaptive_start(config.schedule, self.longest_cot)
+        else:
+            self._fixed = fixed_schedule(config.schedule, self.steps_per_epoch, self.longest_cot)
+        self.stage = self._current_stage()
+
+    @property
+    def num_steps(self) -> int | None:
+        """Optimizer steps of the whole run; None while an adaptive schedule does not know."""
+        if self._fixed:
+            return self._fixed.num_steps
+        limits = [self._config.schedule.max_steps] if self._config.schedule.max_steps is not None else []
+        if self.in_last_stage:
+            final_steps = round(self._config.schedule.final_epochs * self.steps_per_epoch)
+            limits.append(self.stage.first_step + final_steps)
+        return min(limits, default=None)
+
+    @property
+    def num_removed_at_end(self) -> int:
+        """Removed units in the last stage of the run's kind."""
+        return 0 if self._config.schedule.kind == "explicit_cot" else self._last_num_removed
+
+    @property
+    def in_last_stage(self) -> bool:
+        """Whether the present stage is the one in which the model that is kept is chosen."""
+        return self.stage.removes_all or self._config.schedule.kind == "explicit_cot"
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training rows so far."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return learning_rate(self._config.optim, self.step, self.num_steps, self._reset_step)
+
+    def stages(self) -> Iterator[tuple[Stage, Iterator[StepBatch]]]:
+        """Yield each stage with its batches, from the present step to the end of the run.
+
+        The caller trains on every batch and calls ``after_step``; what it does between two stages happens before the
+        optimizer is reset for the next one.
+        """
+        while self.num_steps is None or self.step < self.num_steps:
+            self._enter_stage()
+            yield self.stage, self._batches()
+            self.stage = self._current_stage()
+
+    def after_step(self, metrics: StepMetrics) -> None:
+        """Count a step; the adaptive schedule decides here whether its stage has ended."""
+        self.step += 1
+        if self._adaptive is None or self.in_last_stage:
+            return
+        adaptive = self._config.schedule.adaptive
+        self._adaptive = adaptive_after_step(self._adaptive, metrics.loss, adaptive)
+        decision = from_rank_zero(adaptive_decision(self._adaptive, self.step, adaptive) if rank() == 0 else None)
+        if decision != "hold":
+            self._adaptive = adaptive_move(self._adaptive, decision, self.step, adaptive, self._last_num_removed)
+
+    def state(self) -> dict[str, Any]:
+        """Return, as plain JSON values, all that ``restore`` needs."""
+        return {"reset_step": self._reset_step, "adaptive": asdict(self._adaptive) if self._adaptive else None}
+
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        """Stand where a run stood that had done ``step`` steps."""
+        self.step = step
+        self._reset_step = state["reset_step"]
+        if state["adaptive"] is not None:
+            fields = dict(state["adaptive"])
+            fields["stage"], fields["recent_losses"] = Stage(**fields["stage"]), tuple(fields["recent_losses"])
+            self._adaptive = AdaptiveState(**fields)
+        self.stage = self._current_stage()
+
+    def _current_stage(self) -> Stage:
+        if self._adaptive:
+            return self._adaptive.stage
+        assert self._fixed is not None
+        return self._fixed.stage_at(self.step)
+
+    def _enter_stage(self) -> None:
+        # After a cut at a boundary this comes again: the moments are zero then, and nothing changes.
+        if self.stage.resets_optimizer and self.step == self.stage.first_step and self._config.optim.reset_at_stage:
+            self._engine.reset_optimizer_state()
+            self._reset_step = self.step
+
+    def _batches(self) -> Iterator[StepBatch]:
+        """Yield the stage's batches, one loader for each epoch that the stage touches."""
+        while self._current_stage() == self.stage and (end := self._last_step_of_loader()) > self.step:
+            loader = build_dataloader(
+                self._examples,
+                self.stage,
+                self._rule,
+                range(self.step, end),
+                seed=self._config.run.seed,
+                epoch=self.step // self.steps_per_epoch,
+                global_batch_size=self._config.optim.global_batch_size,
+                micro_batch_tokens=self._config.engine.micro_batch_tokens,
+                rank=rank(),
+                num_ranks=world_size(),
+            )
+            for batch in loader:
+                yield batch
+                if self._current_stage() != self.stage:
+                    return
+
+    def _last_step_of_loader(self) -> int:
+        """Return the step before which the present loader ends: of the epoch, the stage, or the run."""
+        end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        if self._fixed:
+            end = min(end, self._fixed.end_of(self.stage))
+        return end if self.num_steps is None else min(end, self.num_steps)

@@ -1,0 +1,104 @@
+"""Greedy decoding, batched, and what the decoded tokens mean.
+
+Source: arXiv:2405.14838, section 4 (exact match of greedily decoded answers).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from pipeline.layout import Row, SequenceLayout
+
+EXTRA_TOKENS = 8  # beyond the longest target, so that an answer too long is seen to be wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one decoding starts from."""
+
+    row: Row
+    num_end_tokens: int
+    """End tokens in a full continuation: decoding stops at the last of them."""
+
+
+class _EndTokenCount(StoppingCriteria):
+    """Stops each row at its own number of end tokens, since separators may be end tokens too."""
+
+    def __init__(self, prompt_length: int, end_id: int, num_end_tokens: torch.Tensor) -> None:
+        self.prompt_length, self.end_id, self.num_end_tokens = prompt_length, end_id, num_end_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        return (input_ids[:, self.prompt_length :] == self.end_id).sum(-1) >= self.num_end_tokens
+
+
+@torch.inference_mode()
+def greedy_decode(
+    model: PreTrainedModel, prompts: Sequence[Prompt], layout: SequenceLayout, max_new_tokens: int, batch_size: int
+) -> list[list[int]]:
+    """Continue each prompt greedily.
+
+    Args:
+        model: In evaluation mode, whole on this rank.
+        prompts: Question and first separator, with their position ids.
+        layout: Gives padding and end token.
+        max_new_tokens: Most tokens written for a prompt.
+        batch_size: Prompts decoded together; they are sorted by length first.
+
+    Returns:
+        For each prompt, in the order given, the tokens written, without the final end token.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].row.input_ids))
+    written: list[list[int]] = [[] for _ in prompts]
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        continuations = _decode_batch(model, [prompts[i] for i in chosen], layout, max_new_tokens)
+        for i, ids in zip(chosen, continuations, strict=True):
+            written[i] = cut_at_end(ids, layout.end_id, prompts[i].num_end_tokens)
+    return written
+
+
+def _decode_batch(
+    model: PreTrainedModel, prompts: Sequence[Prompt], layout: SequenceLayout, max_new_tokens: int
+) -> list[list[int]]:
+    longest = max(len(prompt.row.input_ids) for prompt in prompts)
+    shape = (len(prompts), longest)
+    input_ids = torch.full(shape, layout.pad_id)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    position_ids = torch.zeros(shape, dtype=torch.long)
+    for i, prompt in enumerate(prompts):  # padded on the left: decoding goes on at the right
+        begin = longest - len(prompt.row.input_ids)
+        input_ids[i, begin:] = torch.from_numpy(prompt.row.input_ids)
+        position_ids[i, begin:] = torch.from_numpy(prompt.row.position_ids)
+        attention_mask[i, begin:] = 1
+    device = model.device
+    ends = torch.tensor([prompt.num_end_tokens for prompt in prompts], device=device)
+    output = model.generate(
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        position_ids=position_ids.to(device),
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=layout.pad_id, eos_token_id=None
+        ),
+        stopping_criteria=StoppingCriteriaList([_EndTokenCount(longest, layout.end_id, ends)]),
+    )
+    return output[:, longest:].tolist()
+
+
+def cut_at_end(ids: Sequence[int], end_id: int, num_end_tokens: int) -> list[int]:
+    """Return the tokens before the ``num_end_tokens``-th end token, or all where there are fewer."""
+    ends = [i for i, token in enumerate(ids) if token == end_id]
+    return list(ids[: ends[num_end_tokens - 1]] if len(ends) >= num_end_tokens else ids)
+
+
+def split_continuation(ids: Sequence[int], layout: SequenceLayout) -> tuple[list[int], list[int]]:
+    """Split written tokens at the last second separator into CoT and answer.
+
+    Where the separator is empty or was not written, everything counts as the answer.
+    """
+    separator = list(layout.second_separator_ids)
+    for begin in range(len(ids) - len(separator), -1, -1) if separator else ():
+        if list(ids[begin : begin + len(separator)]) == separator:
+            return list(ids[:begin]), list(ids[begin + len(separator) :])
+    return [], list(ids)

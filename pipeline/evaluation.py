@@ -1,0 +1,128 @@
+"""Accuracy by greedy exact match, each row counted once over all ranks; speed at batch size 1."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.answer_spec import AnswerSpec
+from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, split_continuation
+from pipeline.engine import gather_lists, rank, world_size
+from pipeline.examples import ExampleSet
+from pipeline.layout import assemble_prompt
+from pipeline.removal import remove_cot_tokens
+from pipeline.scoring import extract_answer, is_correct
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row as the model answered it."""
+
+    row: int
+    question: str
+    answer: str
+    prediction: str
+    correct: bool
+    num_cot_tokens: int
+    """Tokens written before the second separator."""
+    text: str
+    """All that was written, special tokens included."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields as a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The rows of an evaluation, in order."""
+
+    samples: tuple[Sample, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Exact matches / rows."""
+        return mean(sample.correct for sample in self.samples)
+
+    @property
+    def num_correct(self) -> int:
+        """Exact matches."""
+        return sum(sample.correct for sample in self.samples)
+
+    @property
+    def mean_cot_tokens(self) -> float:
+        """CoT tokens written, mean over rows."""
+        return mean(sample.num_cot_tokens for sample in self.samples)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: ExampleSet,
+    spec: AnswerSpec,
+    batch_size: int,
+) -> Evaluation:
+    """Answer every row greedily, shared out over the ranks; each rank returns the whole result."""
+    prompts, max_new_tokens = make_prompts(examples, spec)
+    mine = range(rank(), len(examples), world_size())
+    written = greedy_decode(model, [prompts[i] for i in mine], examples.layout, max_new_tokens, batch_size)
+    questions, answers = examples.texts("question", mine), examples.texts("answer", mine)
+    samples = [
+        _sample(i, question, answer, ids, examples, tokenizer)
+        for i, question, answer, ids in zip(mine, questions, answers, written, strict=True)
+    ]
+    return Evaluation(tuple(sorted(gather_lists(samples), key=lambda sample: sample.row)))
+
+
+def make_prompts(examples: ExampleSet, spec: AnswerSpec) -> tuple[list[Prompt], int]:
+    """Return each row's prompt, and the most tokens to write: the longest remaining target and a few more."""
+    prompts, longest = [], 0
+    for example in examples.take(range(len(examples))):
+        amount = len(example.cot_ids) if spec.removes_all else spec.num_removed
+        left = remove_cot_tokens(example, amount, spec.side, spec.unit)
+        has_cot = bool(left.cot_ids)
+        target = len(left.cot_ids) + len(examples.layout.second_separator(has_cot)) + len(left.answer_ids)
+        longest = max(longest, target)
+        row = assemble_prompt(example.question_ids, examples.layout, spec.shift)
+        prompts.append(Prompt(row, examples.layout.num_end_tokens(has_cot)))
+    return prompts, longest + EXTRA_TOKENS
+
+
+def _sample(
+    row: int, question: str, answer: str, ids: list[int], examples: ExampleSet, tokenizer: PreTrainedTokenizerBase
+) -> Sample:
+    cot_ids, answer_ids = split_continuation(ids, examples.layout)
+    prediction = extract_answer(tokenizer.decode(answer_ids, skip_special_tokens=True))
+    return Sample(row, question, answer, prediction, is_correct(prediction, answer), len(cot_ids), tokenizer.decode(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A model whose speed is measured beside others'."""
+
+    model: PreTrainedModel
+    examples: ExampleSet
+    spec: AnswerSpec
+
+
+def speeds_at_batch_one(contestants: Sequence[Contestant], num_examples: int) -> list[float]:
+    """Return each model's examples per second at batch size 1.
+
+    The models take turns row by row, so that what else the machine does weighs on all alike. One row first is not timed.
+    """
+    plans = [make_prompts(contestant.examples.head(num_examples), contestant.spec) for contestant in contestants]
+    num_timed = min(len(prompts) for prompts, _ in plans)
+    seconds = [0.0] * len(contestants)
+    for i in (0, *range(num_timed)):
+        if i == 0:
+            seconds = [0.0] * len(contestants)  # the first row is taken twice, to warm up
+        for k, (contestant, (prompts, max_new_tokens)) in enumerate(zip(contestants, plans, strict=True)):
+            begin = time.perf_counter()
+            greedy_decode(contestant.model, [prompts[i]], contestant.examples.layout, max_new_tokens, batch_size=1)
+            if contestant.model.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[k] += time.perf_counter() - begin
+    return [num_timed / total for total in seconds]

@@ -1,0 +1,245 @@
+"""Rows as token ids: tokenised once, kept in an Arrow cache, read memory-mapped."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+from datasets.arrow_writer import ArrowWriter
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.config import DataConfig, FormatConfig
+from pipeline.errors import UserError
+from pipeline.layout import SequenceLayout
+from pipeline.records import BadRow, CoTRecord, read_records
+from pipeline.removal import CoTExample, Unit
+from pipeline.row_text import resolve_format, tokenize_rows
+
+logger = logging.getLogger(__name__)
+
+CACHE_VERSION = 1  # raise it when the content of the cache changes
+ROWS_PER_BATCH = 4096
+IDS = datasets.List(datasets.Value("int32"))
+FEATURES = datasets.Features(
+    question=datasets.Value("string"),
+    answer=datasets.Value("string"),
+    question_ids=IDS,
+    cot_ids=IDS,
+    answer_ids=IDS,
+    cot_step_lengths=IDS,
+)
+
+
+class ExampleSet:
+    """Tokenised rows on disk, and the layout they share.
+
+    Attributes:
+        rows: Arrow table with the columns of ``FEATURES``.
+        layout: Separators of every row.
+        num_too_long: Rows dropped for being longer than ``data.max_tokens``.
+        bad_rows: Broken rows that were skipped, as text.
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, layout: SequenceLayout, num_too_long: int = 0, bad_rows: Sequence[str] = ()
+    ) -> None:
+        self.rows = rows.with_format("arrow")
+        self.layout = layout
+        self.num_too_long = num_too_long
+        self.bad_rows = tuple(bad_rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> list[CoTExample]:
+        """Return the examples at the given row numbers, in that order."""
+        table = self.rows[list(map(int, indices))]
+        columns = (table[name].to_pylist() for name in ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths"))
+        return [CoTExample(*map(tuple, parts)) for parts in zip(*columns, strict=True)]
+
+    def texts(self, column: str, indices: Sequence[int]) -> list[str]:
+        """Return the ``question`` or ``answer`` texts at the given row numbers."""
+        return self.rows[list(map(int, indices))][column].to_pylist()
+
+    def head(self, num_rows: int | None) -> "ExampleSet":
+        """Return the first ``num_rows`` rows (all for None) as a set of their own."""
+        if num_rows is None or num_rows >= len(self):
+            return self
+        return ExampleSet(self.rows.select(range(num_rows)), self.layout, self.num_too_long, self.bad_rows)
+
+    def lengths(self, column: str) -> np.ndarray:
+        """Return the list lengths of a token column, (num_rows,) integers."""
+        return np.concatenate(
+            [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self.rows[:][column].chunks]
+        )
+
+    def longest_cot(self, unit: Unit) -> int:
+        """Return the units (tokens or steps) in the longest CoT."""
+        return int(self.lengths("cot_ids" if unit == "token" else "cot_step_lengths").max())
+
+    @cached_property
+    def longest_row(self) -> int:
+        """Tokens in the longest full row."""
+        separators = len(self.layout.first_separator_ids) + len(self.layout.second_separator_ids)
+        return int(sum(self.lengths(name) for name in ("question_ids", "cot_ids", "answer_ids")).max()) + separators
+
+
+def load_examples(
+    source: str, split: str, config: DataConfig, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
+) -> ExampleSet:
+    """Tokenise a source, or find it in the cache.
+
+    The cache's key is the source's content, the tokenizer and the format, so a changed file is never mistaken for
+    the old one. Processes that ask at the same time wait for the one that builds.
+
+    Args:
+        source: A file, or a Hub name.
+        split: Split of a Hub data set; files have none.
+        config: Where and how to read, and the longest row allowed.
+        row_format: How a row is written.
+        tokenizer: A fast tokenizer.
+
+    Raises:
+        UserError: If the source cannot be read, or a row cannot be tokenised as the format asks.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(f"model.tokenizer ({tokenizer.name_or_path}) is not a fast tokenizer; give a folder that has tokenizer.json.")
+    templates = resolve_format(row_format, tokenizer)
+    folder = Path(config.cache_dir).expanduser() / _cache_key(source, split, config, templates, tokenizer)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _build(folder, source, split, config, templates, tokenizer)
+    return _open(folder, row_format, tokenizer)
+
+
+def assert_disjoint(train: ExampleSet, other: ExampleSet, name: str) -> None:
+    """Refuse evaluation rows whose question is also a training question.
+
+    Raises:
+        UserError: Naming the number of shared questions and one of them.
+    """
+    shared = pc.unique(other.rows[:]["question"]).filter(
+        pc.is_in(pc.unique(other.rows[:]["question"]), value_set=pc.unique(train.rows[:]["question"]))
+    )
+    if len(shared):
+        raise UserError(
+            f"data.{name}: {len(shared)} of its questions are training questions too, such as {shared[0].as_py()!r}; "
+            "take them out of one of the two files (`tacit data split` makes disjoint ones)."
+        )
+
+
+def _cache_key(
+    source: str, split: str, config: DataConfig, templates: dict[str, str], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    digest = hashlib.sha256()
+    path = Path(source)
+    if path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    else:  # a Hub name: its rows are its content; this also tells the user of a source that is not there
+        for record in read_records(source, source_format=config.source_format, split=split, on_bad_row="skip", bad_rows=[]):
+            digest.update(repr(record).encode())
+    tokenizer_state = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    settings = [CACHE_VERSION, config.source_format, config.on_bad_row, config.max_tokens, templates]
+    digest.update(json.dumps([*settings, tokenizer.special_tokens_map, tokenizer_state], default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+def _build(
+    folder: Path,
+    source: str,
+    split: str,
+    config: DataConfig,
+    templates: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    bad_rows: list[BadRow] = []
+    separators: tuple[list[int], list[int], list[int]] | None = None
+    num_too_long = num_rows = 0
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        records = read_records(
+            source, source_format=config.source_format, split=split, on_bad_row=config.on_bad_row, bad_rows=bad_rows
+        )
+        with ArrowWriter(path=str(temporary / "rows.arrow"), features=FEATURES) as writer:
+            for batch in _batches(records):
+                rows = tokenize_rows(batch, templates, tokenizer)
+                separators = separators or tuple(rows[0][part] for part in ("first_separator", "second_separator", "end"))
+                _check_separators(rows, batch, separators)
+                fits = [config.max_tokens is None or _row_length(row) <= config.max_tokens for row in rows]
+                num_too_long += fits.count(False)
+                columns = _columns([(r, row) for r, row, fit in zip(batch, rows, fits, strict=True) if fit])
+                num_rows += len(columns["question"])
+                if columns["question"]:
+                    writer.write_batch(columns)
+            writer.finalize()
+        if not num_rows:
+            raise UserError(f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it.")
+        meta = {"separators": separators, "num_too_long": num_too_long, "bad_rows": [str(row) for row in bad_rows]}
+        (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _batches(records: Iterator[CoTRecord]) -> Iterator[list[CoTRecord]]:
+    while batch := list(islice(records, ROWS_PER_BATCH)):
+        yield batch
+
+
+def _row_length(row: dict[str, list[int]]) -> int:
+    return sum(len(ids) for part, ids in row.items() if part != "cot_step_lengths")
+
+
+def _check_separators(
+    rows: list[dict[str, list[int]]], records: list[CoTRecord], separators: tuple[list[int], list[int], list[int]]
+) -> None:
+    """Separators are stored once for all rows, and one end token is what decoding looks for."""
+    if len(separators[2]) != 1:
+        raise UserError(f"format.end makes {len(separators[2])} tokens; it must make exactly one, such as {{eos}}.")
+    for row, record in zip(rows, records, strict=True):
+        for name, expected in zip(("first_separator", "second_separator", "end"), separators, strict=True):
+            if row[name] != expected:
+                raise UserError(
+                    f"question {record.question!r}: format.{name} makes the tokens {row[name]} here and {expected} in the "
+                    "first row; choose a separator that is a token of its own, such as {eos}."
+                )
+
+
+def _columns(rows: list[tuple[CoTRecord, dict[str, list[int]]]]) -> dict[str, list]:
+    return {
+        "question": [record.question for record, _ in rows],
+        "answer": [record.answer for record, _ in rows],
+        "question_ids": [row["question"] for _, row in rows],
+        "cot_ids": [row["cot"] for _, row in rows],
+        "answer_ids": [row["answer"] + row["end"] for _, row in rows],
+        "cot_step_lengths": [row["cot_step_lengths"] for _, row in rows],
+    }
+
+
+def _open(folder: Path, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    first, second, end = meta["separators"]
+    layout = SequenceLayout(
+        tuple(first),
+        tuple(second),
+        end_id=end[0],
+        pad_id=end[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        keep_second_separator=row_format.keep_second_separator,
+    )
+    return ExampleSet(
+        datasets.Dataset.from_file(str(folder / "rows.arrow")), layout, meta["num_too_long"], meta["bad_rows"]
+    )

@@ -1,0 +1,128 @@
+"""Evaluates a run as it goes, and decides what is kept: checkpoints, stage models, and the best model of the last stage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.answer_spec import AnswerSpec
+from pipeline.checkpoint import save_checkpoint, save_model
+from pipeline.config import Config
+from pipeline.controller import StageController
+from pipeline.engine import Engine
+from pipeline.evaluation import evaluate
+from pipeline.examples import ExampleSet
+from pipeline.recorder import Recorder
+from pipeline.schedule import Stage
+
+
+class Keeper:
+    """Evaluates and saves where the recipe says so.
+
+    Attributes:
+        best_accuracy: Best validation accuracy in the last stage, of the model in ``model/``; None before the first.
+        best_step: The step of that model.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: Config,
+        engine: Engine,
+        controller: StageController,
+        recorder: Recorder,
+        tokenizer: PreTrainedTokenizerBase,
+        train: ExampleSet,
+        validation: ExampleSet,
+    ) -> None:
+        self._run_dir, self._config = run_dir, config
+        self._engine, self._controller, self._recorder, self._tokenizer = engine, controller, recorder, tokenizer
+        self._validation = validation.head(config.evaluation.num_examples)
+        lengths = np.unique(train.lengths("question_ids"))
+        self._question_length = int(lengths[0]) if len(lengths) == 1 else None
+        self._longest_cot = train.longest_cot("token")
+        self._evaluated_at = -1
+        self.best_accuracy: float | None = None
+        self.best_step: int | None = None
+
+    def after_step(self, stage: Stage) -> None:
+        """Evaluate and save in mid-stage, where a number of steps asks for it."""
+        step, config = self._controller.step, self._config
+        if config.evaluation.every_steps and step % config.evaluation.every_steps == 0:
+            self._evaluate(stage)
+        if config.run.checkpoint_every and step % config.run.checkpoint_every == 0:
+            self._checkpoint()
+
+    def after_stage(self, stage: Stage) -> None:
+        """Evaluate at the end of a stage, keep its model if the recipe names it, and write a checkpoint."""
+        keeps = stage.num_removed in self._config.run.keep_stages
+        is_due = stage.index % self._config.evaluation.every_stages == 0 or self._controller.in_last_stage or keeps
+        if not is_due:
+            return
+        self._evaluate(stage)
+        if keeps:
+            self._save_model(self._run_dir / "stages" / f"removed_{stage.num_removed:04d}", stage)
+        self._checkpoint()
+
+    def finish(self, stage: Stage) -> None:
+        """Save the model of a run that ended before its last stage; one that got there has saved its best."""
+        if self.best_accuracy is None:
+            self._save_model(self._run_dir / "model", stage)
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` needs, as JSON."""
+        return {"best_accuracy": self.best_accuracy, "best_step": self.best_step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.best_accuracy, self.best_step = state["best_accuracy"], state["best_step"]
+
+    def _evaluate(self, stage: Stage) -> None:
+        step = self._controller.step
+        if step == self._evaluated_at:
+            return
+        self._evaluated_at = step
+        with self._engine.gathered() as model:
+            spec, batch_size = self._spec(stage), self._config.evaluation.batch_size
+            result = evaluate(model, self._tokenizer, self._validation, spec, batch_size)
+        self._recorder.write(
+            "evaluation",
+            step=step,
+            stage=stage.index,
+            num_removed=stage.num_removed,
+            accuracy=result.accuracy,
+            num_examples=len(result.samples),
+            cot_tokens=result.mean_cot_tokens,
+        )
+        self._recorder.write_samples(step, (sample.to_json() for sample in result.samples))
+        self._recorder.say(
+            f"step {step}  {stage.num_removed} removed  validation accuracy {result.accuracy:.3f}  "
+            f"CoT tokens written {result.mean_cot_tokens:.1f}"
+        )
+        # Of equals the later one: it has trained longer.
+        if self._controller.in_last_stage and result.accuracy >= (self.best_accuracy or 0.0):
+            self.best_accuracy, self.best_step = result.accuracy, step
+            self._save_model(self._run_dir / "model", stage)
+        self._recorder.restart_clock()
+
+    def _checkpoint(self) -> None:
+        state = {"controller": self._controller.state(), "keeper": self.state()}
+        folder = self._run_dir / "checkpoints"
+        save_checkpoint(folder, self._controller.step, self._engine, state, self._config.run.keep_checkpoints)
+        self._recorder.restart_clock()
+
+    def _save_model(self, folder: Path, stage: Stage) -> None:
+        save_model(folder, self._engine, self._tokenizer, self._spec(stage), self._question_length)
+
+    def _spec(self, stage: Stage) -> AnswerSpec:
+        removal = self._config.removal
+        return AnswerSpec(
+            self._config.format,
+            stage.num_removed,
+            stage.removes_all,
+            removal.side,
+            removal.unit,
+            removal.keep_positions,
+            self._longest_cot,
+        )

@@ -1,0 +1,164 @@
+"""Model and tokenizer of a recipe."""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pipeline.config import ModelConfig
+from pipeline.errors import UserError
+from pipeline.word_tokenizer import build_word_tokenizer
+
+logger = logging.getLogger(__name__)
+
+# What a tokenizer or configuration that is not there raises, by the kind of name it was given.
+LOADING_ERRORS = (OSError, ValueError, KeyError)
+
+
+def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the recipe's tokenizer.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    if config.tokenizer == "words":
+        return build_word_tokenizer()
+    name = config.tokenizer or config.name_or_path
+    field = "model.tokenizer" if config.tokenizer else "model.name_or_path"
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise UserError(f"{field} ({name}): no tokenizer could be loaded ({_first_line(error)}); check the name.") from error
+
+
+def build_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, longest_row: int, dtype: torch.dtype, seed: int
+) -> PreTrainedModel:
+    """Return the recipe's model, with weights.
+
+    Args:
+        config: Which model.
+        tokenizer: Gives a model from scratch its vocabulary and special tokens.
+        longest_row: Tokens of the longest row; the model must have positions for them.
+        dtype: Type the weights are loaded in.
+        seed: Seeds the weights of a model from scratch.
+
+    Raises:
+        UserError: If the model cannot be loaded, lacks weights, or is too small for vocabulary or rows.
+    """
+    model_config = build_model_config(config, tokenizer)
+    _check_size(model_config, tokenizer, longest_row)
+    attention = choose_attention(config.attention, dtype)
+    logger.info("attention: %s", attention)
+    if config.from_scratch is not None:
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=attention)
+    else:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            config.name_or_path,
+            config=model_config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+        )
+        if loading["missing_keys"]:
+            raise UserError(
+                f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} of the model's weights, "
+                f"such as {sorted(loading['missing_keys'])[0]}; give a complete checkpoint."
+            )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Greedy, as evaluated: what a base model's own file says of sampling or penalties must not travel on.
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=_pad_token_id(tokenizer)
+    )
+    return model
+
+
+def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """Return the Transformers configuration; one from scratch takes vocabulary and special tokens from the tokenizer.
+
+    Raises:
+        UserError: If the architecture or the model is not known.
+    """
+    if config.from_scratch is None:
+        try:
+            return AutoConfig.from_pretrained(config.name_or_path, trust_remote_code=config.trust_remote_code)
+        except LOADING_ERRORS as error:
+            raise UserError(
+                f"model.name_or_path ({config.name_or_path}): no model could be loaded ({_first_line(error)}); "
+                "check the name, or that the folder has a config.json."
+            ) from error
+    fields = dict(config.from_scratch)
+    model_type = fields.pop("model_type")
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise UserError(f"model.from_scratch.model_type ({model_type}) is not known to Transformers; correct it.") from error
+    for name in fields:
+        if not hasattr(known, name):
+            raise UserError(f"model.from_scratch.{name}: {model_type} has no such setting; see its Transformers page.")
+    special = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": _pad_token_id(tokenizer),
+    }
+    return AutoConfig.for_model(model_type, **{**special, **fields})
+
+
+def choose_attention(wanted: str, dtype: torch.dtype) -> str:
+    """Return the attention kernel: flash_attention_2 where a GPU, the package and half precision allow it, else sdpa."""
+    if wanted != "auto":
+        return wanted
+    has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if has_flash and dtype in (torch.bfloat16, torch.float16) else "sdpa"
+
+
+def load_for_inference(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a saved model and its tokenizer, on a GPU if there is one.
+
+    Raises:
+        UserError: If the folder holds no model.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: holds no model (no config.json); give a run's model/ folder.")
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder).to(device)
+        return model.eval(), AutoTokenizer.from_pretrained(folder)
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder}: the model could not be loaded ({_first_line(error)}).") from error
+
+
+def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, longest_row: int) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest_row > positions:
+        raise UserError(
+            f"data: the longest row has {longest_row} tokens, the model {positions} positions; set data.max_tokens to "
+            f"{positions} or below to drop longer rows, or take a model with more positions."
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"model.tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}; take the model's own."
+        )
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")

@@ -1,0 +1,153 @@
+"""What a run leaves behind besides weights: recipe, environment, metrics, samples; and what it shows meanwhile."""
+
+import importlib.metadata
+import json
+import logging
+import platform
+import resource
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.batching import StepBatch
+from pipeline.config import Config, config_to_yaml
+from pipeline.engine import StepMetrics, rank, world_size
+from pipeline.schedule import Stage
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "numpy")
+SECONDS_BETWEEN_LINES = 10  # where there is no terminal to draw a bar on
+
+
+class Recorder:
+    """Writes metrics.jsonl and shows progress, on rank 0; elsewhere it does nothing.
+
+    Speed is measured over the time since the row before, evaluations left out.
+    """
+
+    def __init__(self, run_dir: Path, config: Config, num_removed_at_end: int, num_steps_done: int) -> None:
+        self._run_dir, self._log_every = run_dir, config.run.log_every
+        self._num_removed_at_end = num_removed_at_end
+        self._active = rank() == 0
+        self._rows = self._tokens = 0
+        self._since = self._last_line = time.monotonic()
+        if not self._active:
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "recipe.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+        (run_dir / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _drop_rows_after(run_dir / name, num_steps_done)
+        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=1)
+        self._progress.start()
+
+    def step(
+        self, step: int, num_steps: int | None, epoch: float, stage: Stage, lr: float, metrics: StepMetrics, batch: StepBatch
+    ) -> None:
+        """Record an optimizer step; a row is written every ``log_every`` steps and at a stage's first."""
+        self._rows += batch.num_rows
+        self._tokens += batch.num_tokens
+        if not self._active:
+            return
+        self._show(step, num_steps, stage, metrics)
+        if step % self._log_every and step != stage.first_step + 1:
+            return
+        seconds = time.monotonic() - self._since
+        self.write(
+            "train",
+            step=step,
+            epoch=round(epoch, 4),
+            stage=stage.index,
+            num_removed=stage.num_removed,
+            after_reset=stage.resets_optimizer and step == stage.first_step + 1,
+            loss=metrics.loss,
+            token_accuracy=metrics.token_accuracy,
+            lr=lr,
+            grad_norm=metrics.grad_norm,
+            tokens_per_second=round(self._tokens / seconds, 1),
+            examples_per_second=round(self._rows / seconds, 2),
+            memory_mib=_peak_memory_mib(),
+        )
+        self.restart_clock()
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append one row to metrics.jsonl."""
+        if self._active:
+            self._metrics.write(json.dumps({"kind": kind, **fields}) + "\n")
+            self._metrics.flush()
+
+    def write_samples(self, step: int, samples: Iterable[dict[str, Any]]) -> None:
+        """Append evaluated rows to samples.jsonl."""
+        if self._active:
+            with (self._run_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n" for sample in samples)
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        if self._active:
+            self._console.print(text, highlight=False, markup=False)
+
+    def restart_clock(self) -> None:
+        """Begin to measure speed anew."""
+        self._since, self._rows, self._tokens = time.monotonic(), 0, 0
+
+    def close(self) -> None:
+        """Finish the bar and the file."""
+        if self._active:
+            self._progress.stop()
+            self._metrics.close()
+
+    def _show(self, step: int, num_steps: int | None, stage: Stage, metrics: StepMetrics) -> None:
+        removed = f"{stage.num_removed}/{self._num_removed_at_end} removed"
+        text = f"stage {stage.index}  {removed}  loss {metrics.loss:.4f}"
+        if self._console.is_terminal:
+            # An adaptive run does not know its length; its bar counts removed units until it does.
+            done, total = (step, num_steps) if num_steps else (stage.num_removed, self._num_removed_at_end)
+            self._progress.update(self._task, description=text, completed=done, total=total)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.say(f"step {step}{f'/{num_steps}' if num_steps else ''}  {text}")
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Drop what a cut run wrote after the checkpoint it goes on from, so that no row stands twice."""
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        path.write_text("".join(kept), encoding="utf-8")
+
+
+def _peak_memory_mib() -> float:
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "world_size": world_size(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_threads": torch.get_num_threads(),
+    }

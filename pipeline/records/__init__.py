@@ -1,0 +1,20 @@
+"""Rows of data (question, chain of thought, answer): what they are, how they are read and written."""
+
+from pipeline.records.partition import draw_held_out
+from pipeline.records.readers import BadRow, OnBadRow, SourceFormat, read_records
+from pipeline.records.record import CoTRecord, split_steps
+from pipeline.records.writers import check_output_path, to_json_line, to_text_line, write_records
+
+__all__ = [
+    "BadRow",
+    "CoTRecord",
+    "OnBadRow",
+    "SourceFormat",
+    "check_output_path",
+    "draw_held_out",
+    "read_records",
+    "split_steps",
+    "to_json_line",
+    "to_text_line",
+    "write_records",
+]

@@ -1,0 +1,150 @@
+"""Reads records from text, JSONL, JSON arrays, GSM8K's own files, and data sets on the Hub, one row at a time."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pipeline.errors import UserError
+from pipeline.records.record import CoTRecord
+from pipeline.records.rows import (
+    RowError,
+    decoded,
+    parse_gsm8k_row,
+    parse_json_row,
+    parse_text_row,
+    record_from_gsm8k,
+    record_from_object,
+)
+from pipeline.records.streams import numbered_elements, numbered_lines, open_for_reading
+
+SourceFormat = Literal["auto", "text", "jsonl", "json", "gsm8k", "hub"]
+OnBadRow = Literal["stop", "skip"]
+Row = TypeVar("Row")
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+FILE_SUFFIXES = (".txt", ".json", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was skipped."""
+
+    source: str
+    """File, or Hub name with split."""
+    line: int
+    """Line of the file, or row of the split, from 1."""
+    reason: str
+    """What is wrong, and the remedy."""
+
+    def __str__(self) -> str:
+        """Return ``file:line: reason.``."""
+        return f"{self.source}:{self.line}: {self.reason}."
+
+
+def read_records(
+    source: str,
+    *,
+    source_format: SourceFormat = "auto",
+    split: str = "train",
+    on_bad_row: OnBadRow = "stop",
+    bad_rows: list[BadRow] | None = None,
+) -> Iterator[CoTRecord]:
+    """Read records in the order of the source, in constant memory.
+
+    Args:
+        source: A file, or a Hub name ``owner/name`` or ``owner/name:config``. An existing path is a file.
+        source_format: ``text`` (``question||cot #### answer``), ``jsonl`` or ``json`` (array) with ``question``,
+            ``answer`` and ``cot`` or ``steps``, ``gsm8k`` (GSM8K's own rows, file or Hub), ``hub``, or ``auto``: by
+            extension and first character.
+        split: Split of a data set on the Hub.
+        on_bad_row: ``stop`` raises at the first broken row; ``skip`` notes it in ``bad_rows`` and goes on.
+        bad_rows: Where skipped rows are noted; needed with ``skip``, so that no row vanishes silently.
+
+    Returns:
+        The records, with blanks around question, steps and answer dropped.
+
+    Raises:
+        UserError: If the source cannot be read or holds no good row, or at a broken row.
+    """
+    if on_bad_row == "skip" and bad_rows is None:
+        raise ValueError("on_bad_row='skip' needs a bad_rows list, or skipped rows would vanish silently.")
+    noted = bad_rows if on_bad_row == "skip" else None
+    if source_format == "hub" or (source_format in ("auto", "gsm8k") and _is_hub_name(source)):
+        return _read_hub(source, source_format, split, noted)
+    path = Path(source)
+    if not path.exists() or path.is_dir():
+        with open_for_reading(path):  # raises now rather than at the first row
+            pass
+    return _read_file(path, source_format, noted)
+
+
+def _is_hub_name(source: str) -> bool:
+    return not Path(source).exists() and bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILE_SUFFIXES)
+
+
+def _read_file(path: Path, source_format: SourceFormat, bad_rows: list[BadRow] | None) -> Iterator[CoTRecord]:
+    with open_for_reading(path) as handle:
+        if source_format == "auto":
+            source_format = _detect_format(path, handle.peek(1024))
+        if source_format == "json":
+            yield from _convert(numbered_elements(handle, str(path)), record_from_object, str(path), bad_rows)
+            return
+        parse = {"text": parse_text_row, "jsonl": parse_json_row, "gsm8k": parse_gsm8k_row}[source_format]
+        yield from _convert(numbered_lines(handle), decoded(parse), str(path), bad_rows)
+
+
+def _detect_format(path: Path, head: bytes) -> SourceFormat:
+    """Tell the format from extension and beginning; a question in a ``.txt`` file may begin with any bracket."""
+    first = head.decode("utf-8-sig", errors="ignore").lstrip()[:1]
+    if path.suffix == ".txt" or (path.suffix not in FILE_SUFFIXES and first not in ("{", "[")):
+        return "text"
+    return "json" if first == "[" else "jsonl"
+
+
+def _read_hub(
+    source: str, source_format: SourceFormat, split: str, bad_rows: list[BadRow] | None
+) -> Iterator[CoTRecord]:
+    convert = record_from_gsm8k if source_format == "gsm8k" else record_from_object
+    yield from _convert(enumerate(_hub_rows(source, split), start=1), convert, f"{source}[{split}]", bad_rows)
+
+
+def _hub_rows(source: str, split: str) -> Iterator[dict[str, Any]]:
+    import datasets  # takes seconds, and only Hub names need it
+
+    name, _, config = source.partition(":")
+    try:
+        yield from datasets.load_dataset(name, config or None, split=split, streaming=True)
+    except Exception as error:  # whatever the library, the network or the data set's files raise
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{source}: neither a file here nor a Hub data set whose split {split!r} could be read ({cause}); "
+            "check path or name (`owner/name:config`), split and network."
+        ) from error
+
+
+def _convert(
+    rows: Iterable[tuple[int, Row]],
+    convert: Callable[[Row], CoTRecord],
+    source: str,
+    bad_rows: list[BadRow] | None,
+) -> Iterator[CoTRecord]:
+    """Convert numbered raw rows; a broken one is noted in ``bad_rows``, or raises where that is None."""
+    num_good, first_bad = 0, None
+    for line, row in rows:
+        try:
+            record = convert(row)
+        except RowError as error:
+            bad_row = BadRow(source, line, str(error))
+            if bad_rows is None:
+                raise UserError(str(bad_row)) from error
+            first_bad = first_bad or bad_row
+            bad_rows.append(bad_row)
+        else:
+            num_good += 1
+            yield record
+    if first_bad and not num_good:
+        raise UserError(f"{source}: every row is broken, the first being {first_bad}")
+    if not num_good:
+        raise UserError(f"{source}: holds no rows; name a source with at least one.")

@@ -1,0 +1,98 @@
+"""Writes records as text or JSON lines that the readers read back."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.records.record import CoTRecord
+from pipeline.records.rows import RowError, parse_text_row
+
+
+def to_text_line(record: CoTRecord) -> str:
+    """Return ``question||cot #### answer``, without line end.
+
+    Raises:
+        UserError: If the line would not read back as this record.
+    """
+    for name, text in (("question", record.question), ("chain of thought", record.cot), ("answer", record.answer)):
+        for mark in ("||", "####", "\n", "\r"):
+            if mark in text:
+                raise UserError(
+                    f"{name} {_shortened(text)} holds {mark!r}, so text would not read back; write .jsonl instead."
+                )
+    line = f"{record.question}||{record.cot} #### {record.answer}"
+    try:
+        read_back = parse_text_row(line)
+    except RowError as error:
+        raise UserError(f"row {_shortened(line)} cannot be read back from text: {error}.") from error
+    if (read_back.question, read_back.cot, read_back.answer) != (record.question, record.cot, record.answer):
+        raise UserError(
+            f"row {_shortened(line)} would read back differently: a field begins or ends with a blank or `|`; "
+            "write .jsonl instead."
+        )
+    return line
+
+
+def to_json_line(record: CoTRecord) -> str:
+    """Return a JSON object with ``question``, ``steps`` and ``answer``, without line end."""
+    row = {"question": record.question, "steps": record.steps, "answer": record.answer}
+    return json.dumps(row, ensure_ascii=False)
+
+
+LINE_WRITERS = {".txt": to_text_line, ".jsonl": to_json_line}
+
+
+def check_output_path(path: Path, overwrite: bool) -> None:
+    """Refuse an output before any work is done for it.
+
+    Raises:
+        UserError: If the extension names no format, or the file exists and ``overwrite`` is false.
+    """
+    if path.suffix not in LINE_WRITERS:
+        raise UserError(f"{path}: unknown extension {path.suffix!r}; end the name in .txt (text) or .jsonl.")
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; name a file in it.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; name another file, or add --overwrite.")
+
+
+def write_records(path: Path, records: Iterable[CoTRecord]) -> int:
+    """Write records beside the file, then rename, so that a reader never sees half of it.
+
+    Args:
+        path: ``.txt`` for text, ``.jsonl`` for JSON lines; replaced if it exists. Missing folders are made.
+        records: Written in order.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        UserError: If the extension names no format, a record does not fit it, or the file cannot be written.
+    """
+    check_output_path(path, overwrite=True)
+    to_line = LINE_WRITERS[path.suffix]
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8", newline="\n") as handle:
+            num_rows = 0
+            for record in records:
+                handle.write(to_line(record) + "\n")
+                num_rows += 1
+            handle.flush()
+            os.fsync(handle.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); check folder, permissions and space."
+        ) from error
+    finally:
+        if unfinished.parent.is_dir():
+            unfinished.unlink(missing_ok=True)
+    return num_rows
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,86 @@
+"""Taking CoT tokens away. Pure: numbers and token lists in, numbers and token lists out.
+
+Source: arXiv:2405.14838, section 3.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+Side = Literal["left", "right"]
+Unit = Literal["token", "step"]
+
+
+@dataclass(frozen=True, slots=True)
+class CoTExample:
+    """One row as token ids, its parts kept apart so that none has to be searched for later."""
+
+    question_ids: tuple[int, ...]
+    cot_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    """Answer and end token."""
+    cot_step_lengths: tuple[int, ...] = ()
+    """Tokens in each reasoning step; they sum to the length of ``cot_ids``."""
+
+
+def smoothing_offsets(num_rows: int, smoothing_lambda: float, generator: np.random.Generator) -> np.ndarray:
+    """Draw each row's smoothing offset, P(o) = (1 - e^-lambda) e^(-lambda o), as an integer array (num_rows,).
+
+    The floor of an exponential variable has exactly this distribution. At lambda = inf every offset is 0.
+    """
+    if np.isinf(smoothing_lambda):
+        return np.zeros(num_rows, dtype=np.int64)
+    return np.floor(generator.exponential(1.0 / smoothing_lambda, size=num_rows)).astype(np.int64)
+
+
+def remove_cot_tokens(example: CoTExample, num_removed: int, side: Side, unit: Unit = "token") -> CoTExample:
+    """Drop tokens, or whole reasoning steps, from one end of the chain of thought.
+
+    Args:
+        example: Unpadded token ids; ``cot_ids`` has length C >= 0.
+        num_removed: Tokens or steps to drop, >= 0; clamped to what there is.
+        side: "left" drops the earliest reasoning first.
+        unit: What is counted.
+
+    Returns:
+        A new example; with unit "token" its ``cot_ids`` has max(C - num_removed, 0) tokens.
+
+    Raises:
+        ValueError: If ``num_removed`` is negative.
+
+    Source: arXiv:2405.14838, section 3.
+    """
+    if num_removed < 0:
+        raise ValueError(f"num_removed ({num_removed}) must be at least 0.")
+    lengths = example.cot_step_lengths
+    if unit == "step":
+        gone = lengths[:num_removed] if side == "left" else lengths[max(len(lengths) - num_removed, 0) :]
+        num_tokens = sum(gone)
+    else:
+        num_tokens = min(num_removed, len(example.cot_ids))
+    kept = slice(num_tokens, None) if side == "left" else slice(0, len(example.cot_ids) - num_tokens)
+    return replace(example, cot_ids=example.cot_ids[kept], cot_step_lengths=_shorten(lengths, num_tokens, side))
+
+
+def _shorten(lengths: tuple[int, ...], num_tokens: int, side: Side) -> tuple[int, ...]:
+    """Take ``num_tokens`` off the step lengths, from one end; steps that are used up go."""
+    ordered = list(lengths if side == "left" else lengths[::-1])
+    while num_tokens and ordered:
+        taken = min(ordered[0], num_tokens)
+        num_tokens -= taken
+        ordered[0] -= taken
+        if not ordered[0]:
+            ordered.pop(0)
+    return tuple(ordered if side == "left" else ordered[::-1])
+
+
+def position_shift(num_removed: int, longest_cot: int, removes_all: bool) -> int:
+    """Return by how much kept positions shift from the first separator on: min(s + o, C_max).
+
+    Args:
+        num_removed: Scheduled number of removed tokens plus the row's smoothing offset, s + o.
+        longest_cot: Tokens in the longest training CoT, C_max.
+        removes_all: Whether the stage removes everything.
+    """
+    return longest_cot if removes_all else min(num_removed, longest_cot)

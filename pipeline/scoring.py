@@ -1,0 +1,117 @@
+"""Scores predictions: answer extraction, exact match, confidence interval. Pure Python."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.records.rows import RowError, decode, parse_json_object
+from pipeline.records.streams import numbered_lines, open_for_reading
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreReport:
+    """Accuracy over a set of examples."""
+
+    num_correct: int
+    """Exact matches."""
+    num_examples: int
+    """Examples scored, at least 1."""
+
+    @property
+    def accuracy(self) -> float:
+        """Exact matches / examples."""
+        return self.num_correct / self.num_examples
+
+    @property
+    def confidence_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson_interval(self.num_correct, self.num_examples)
+
+
+def extract_answer(text: str) -> str:
+    """Return what follows the last ``####`` (the whole text where there is none), without commas and outer blanks.
+
+    Source: arXiv:2405.14838, section 3.
+    """
+    return text.rpartition("####")[2].replace(",", "").strip()
+
+
+def is_correct(prediction: str, answer: str) -> bool:
+    """Tell whether prediction and answer match exactly once both are extracted."""
+    return extract_answer(prediction) == extract_answer(answer)
+
+
+def accuracy(predictions: Sequence[str], answers: Sequence[str]) -> float:
+    """Return the share of exact matches.
+
+    Raises:
+        ValueError: If there is nothing to score, or the lengths differ.
+    """
+    if not answers:
+        raise ValueError("accuracy of 0 examples is undefined; pass at least one.")
+    if len(predictions) != len(answers):
+        raise ValueError(f"{len(predictions)} predictions for {len(answers)} answers; pass one for each.")
+    return sum(map(is_correct, predictions, answers)) / len(answers)
+
+
+def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion.
+
+    Args:
+        correct: Successes, 0 to ``total``.
+        total: Trials, at least 1.
+        z: Standard normal quantile; 1.96 gives 95 %.
+
+    Returns:
+        Lower and upper end, both in [0, 1].
+
+    Raises:
+        ValueError: If the counts are impossible.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    if not 0 <= correct <= total or total < 1:
+        raise ValueError(f"correct ({correct}) must lie in 0..total ({total}), and total be at least 1.")
+    share, spread = correct / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half_width = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    # Rounding would leave 1e-17 where the end is exactly 0 or 1.
+    lower = 0.0 if correct == 0 else centre - half_width
+    upper = 1.0 if correct == total else centre + half_width
+    return lower, upper
+
+
+def score_file(path: Path | str) -> ScoreReport:
+    """Score JSONL rows with ``prediction`` and ``answer``, both strings; other keys are ignored.
+
+    Raises:
+        UserError: If the file is missing or holds no rows, or a row is broken, or an answer is empty (an empty
+            prediction would pass for correct).
+    """
+    num_correct = num_examples = 0
+    with open_for_reading(Path(path)) as handle:
+        for line, raw in numbered_lines(handle):
+            try:
+                row = parse_json_object(decode(raw))
+                prediction, answer = _string(row, "prediction"), _string(row, "answer")
+                if not extract_answer(answer):
+                    raise RowError("empty `answer`; fill it in or delete the row")
+            except RowError as error:
+                raise UserError(f"{path}:{line}: {error}.") from error
+            num_examples += 1
+            num_correct += is_correct(prediction, answer)
+    if num_examples == 0:
+        raise UserError(f"{path}: holds no rows; name a JSONL file of rows with `prediction` and `answer`.")
+    return ScoreReport(num_correct, num_examples)
+
+
+def _string(row: dict[str, Any], key: str) -> str:
+    if key not in row:
+        raise RowError(f"no `{key}`; a row has `prediction` and `answer`")
+    value = row[key]
+    if not isinstance(value, str):
+        raise RowError(f"`{key}` ({value!r}) is not a string; write it in quotes")
+    return value

@@ -1,0 +1,107 @@
+"""Draws training, validation and test rows that share no question."""
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+
+from pipeline.errors import UserError
+from pipeline.records import CoTRecord
+from pipeline.tasks.task import Task
+
+
+def generate_splits(
+    tasks: Sequence[Task],
+    num_train: int,
+    num_validation: int,
+    num_test: int,
+    seed: int,
+    exclude: Collection[str] = frozenset(),
+) -> dict[str, Iterator[CoTRecord]]:
+    """Draw questions without replacement, each task (size of question) as often as any other.
+
+    Test comes first and training last: the evaluation rows stay the same when only ``num_train`` changes, and the sizes
+    with few questions are not used up by training.
+
+    Args:
+        tasks: Sizes to mix; no question may belong to two of them. A size whose questions are used up drops out.
+        num_train: Rows of split ``train``.
+        num_validation: Rows of split ``validation``.
+        num_test: Rows of split ``test``.
+        seed: Same seed and arguments, same rows.
+        exclude: Questions that no split may hold.
+
+    Returns:
+        Split name to its rows, made as they are read. A split of 0 rows is left out.
+
+    Raises:
+        UserError: If a count is negative, all are 0, or there are too few questions.
+    """
+    counts = {"test": num_test, "validation": num_validation, "train": num_train}
+    for name, count in counts.items():
+        if count < 0:
+            raise UserError(f"num_{name} ({count}) must not be negative; raise it to 0 or more.")
+    num_wanted = sum(counts.values())
+    if num_wanted == 0:
+        raise UserError("num_train, num_validation and num_test are all 0; ask for at least one row.")
+    num_questions = sum(task.num_questions() for task in tasks)
+    if num_wanted > num_questions:
+        raise _too_few(num_wanted, num_questions, num_excluded=0)
+
+    excluded = frozenset(exclude)
+    places: list[tuple[Task, int]] = []
+    num_excluded = 0
+    for task, index in sample_places(tasks, random.Random(seed)):
+        if excluded and task.record_at(index).question in excluded:
+            num_excluded += 1
+            continue
+        places.append((task, index))
+        if len(places) == num_wanted:
+            break
+    if len(places) < num_wanted:
+        raise _too_few(num_wanted, num_questions, num_excluded)
+
+    splits: dict[str, Iterator[CoTRecord]] = {}
+    start = 0
+    for name, count in counts.items():
+        if count:
+            splits[name] = _records(places[start : start + count])
+        start += count
+    return splits
+
+
+def sample_places(tasks: Sequence[Task], rng: random.Random) -> Iterator[tuple[Task, int]]:
+    """Yield every question of every task once, in random order: first a task (uniformly), then one of its questions.
+
+    Takes memory for the questions yielded so far only, and any number of questions.
+    """
+    unfinished = [(task, _shuffled(task.num_questions(), rng)) for task in tasks]
+    while unfinished:
+        chosen = rng.randrange(len(unfinished))
+        task, indices = unfinished[chosen]
+        index = next(indices, None)
+        if index is None:
+            del unfinished[chosen]
+        else:
+            yield task, index
+
+
+def _shuffled(size: int, rng: random.Random) -> Iterator[int]:
+    """Yield 0 to ``size - 1`` in random order: Fisher-Yates on a list of which only the changed places are stored."""
+    moved: dict[int, int] = {}
+    for place in range(size):
+        other = rng.randrange(place, size)
+        drawn = moved.pop(other, other)
+        if other != place:
+            moved[other] = moved.pop(place, place)
+        yield drawn
+
+
+def _records(places: list[tuple[Task, int]]) -> Iterator[CoTRecord]:
+    return (task.record_at(index) for task, index in places)
+
+
+def _too_few(num_wanted: int, num_questions: int, num_excluded: int) -> UserError:
+    without = f" less {num_excluded:,} excluded" if num_excluded else ""
+    return UserError(
+        f"num_train + num_validation + num_test ({num_wanted:,}) must not be above the number of different questions "
+        f"({num_questions:,}{without}); ask for fewer rows, or for longer questions."
+    )

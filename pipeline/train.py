@@ -1,0 +1,131 @@
+"""A training run, to be read from top to bottom as the algorithm (arXiv:2405.14838)."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.checkpoint import load_checkpoint
+from pipeline.config import Config
+from pipeline.controller import StageController
+from pipeline.engine import Engine, barrier, build_engine, from_rank_zero, init_distributed, rank
+from pipeline.errors import UserError
+from pipeline.examples import ExampleSet, assert_disjoint, load_examples
+from pipeline.keeper import Keeper
+from pipeline.modeling import build_model, build_model_config, build_tokenizer
+from pipeline.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a run ended."""
+
+    model_dir: Path
+    num_steps: int
+    best_accuracy: float | None
+    """Validation accuracy of the model kept, or None if the run ended before its last stage."""
+    best_step: int | None
+
+
+def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> TrainingResult:
+    """Train through every stage.
+
+    Args:
+        config: The recipe.
+        resume: Go on from the newest checkpoint in the run directory, if there is one.
+        overwrite: Delete what an earlier run left in the run directory.
+
+    Raises:
+        UserError: If settings, data or model are at fault; nothing of an earlier run is lost then.
+    """
+    init_distributed()
+    if config.engine.num_threads is not None:
+        torch.set_num_threads(config.engine.num_threads)
+    run_dir = Path(config.run.output_dir)
+    _check_run_dir(run_dir, resume, overwrite)
+
+    tokenizer = build_tokenizer(config.model)
+    examples, validation = _load_data(config, tokenizer)
+    engine = _build_engine(config, tokenizer, examples, validation)
+    controller = StageController(config, examples, engine)
+
+    if overwrite:
+        _clear(run_dir)
+    saved = load_checkpoint(run_dir / "checkpoints", engine) if resume else None
+    if saved:
+        controller.restore(saved["step"], saved["controller"])
+    recorder = Recorder(run_dir, config, controller.num_removed_at_end, controller.step)
+    keeper = Keeper(run_dir, config, engine, controller, recorder, tokenizer, examples, validation)
+    if saved:
+        keeper.restore(saved["keeper"])
+        recorder.say(f"resumed at step {controller.step}")
+
+    stage = controller.stage
+    for stage, batches in controller.stages():
+        for batch in batches:
+            lr = controller.learning_rate
+            metrics = engine.train_step(batch, lr)
+            controller.after_step(metrics)
+            recorder.step(controller.step, controller.num_steps, controller.epoch, stage, lr, metrics, batch)
+            keeper.after_step(stage)
+        keeper.after_stage(stage)
+    keeper.finish(stage)
+    recorder.close()
+    return TrainingResult(run_dir / "model", controller.step, keeper.best_accuracy, keeper.best_step)
+
+
+def _check_run_dir(run_dir: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix two runs in one directory."""
+    taken = from_rank_zero((run_dir / "metrics.jsonl").exists())
+    if taken and not (resume or overwrite):
+        raise UserError(
+            f"run.output_dir ({run_dir}) holds an earlier run; add --resume to go on with it, --overwrite to replace it, "
+            "or name another folder."
+        )
+
+
+def _clear(run_dir: Path) -> None:
+    """Delete what a run writes, and nothing else that may lie there."""
+    if rank() == 0:
+        for name in ("checkpoints", "model", "stages"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            (run_dir / name).unlink(missing_ok=True)
+    barrier()
+
+
+def _load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[ExampleSet, ExampleSet]:
+    """Return training and validation rows, which share no question."""
+    data = config.data
+    examples = load_examples(data.train, data.train_split, data, config.format, tokenizer).head(data.num_train)
+    validation = load_examples(data.validation, data.validation_split, data, config.format, tokenizer)
+    assert_disjoint(examples, validation, "validation")
+    if examples.layout != validation.layout:
+        raise UserError("data.validation: the separators make other tokens than in data.train; use {eos} in format.*.")
+    for name, rows in (("train", examples), ("validation", validation)):
+        for bad_row in rows.bad_rows:
+            logger.warning("data.%s: skipped %s", name, bad_row)
+        logger.info(
+            "data.%s: %d rows (%d too long, %d broken)", name, len(rows), rows.num_too_long, len(rows.bad_rows)
+        )
+    return examples, validation
+
+
+def _build_engine(
+    config: Config, tokenizer: PreTrainedTokenizerBase, examples: ExampleSet, validation: ExampleSet
+) -> Engine:
+    longest_row = max(examples.longest_row, validation.longest_row)
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    hidden_size = build_model_config(config.model, tokenizer).hidden_size
+    return build_engine(
+        lambda: build_model(config.model, tokenizer, longest_row, dtype, config.run.seed),
+        hidden_size,
+        config.engine,
+        config.optim,
+        config.run.seed,
+    )

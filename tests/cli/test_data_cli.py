@@ -1,0 +1,154 @@
+"""`tacit data` and `tacit score` through the shell."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.data import COMMANDS
+from pipeline.records import read_records
+
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+GSM8K_ROW = {"question": "How many?", "answer": "It is 1+1=<<1+1=2>>2.\nThen 2*3=<<2*3=6>>6.\n#### 6"}
+
+
+def tacit(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    finished = subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert finished.returncode == code, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished
+
+
+def test_help_lists_every_command_and_option() -> None:
+    overview = tacit("data", "--help").stdout
+    assert all(f"  {name} " in overview for name in COMMANDS)
+    options = tacit("data", "multiplication", "--help").stdout
+    assert all(
+        f"--{name}" in options
+        for name in ("digits", "num_train", "num_validation", "num_test", "seed", "exclude", "output_dir", "overwrite")
+    )
+    assert "4x4" in options
+
+
+def test_multiplication_is_split_without_overlap_and_without_excluded_rows(tmp_path: Path) -> None:
+    exclude = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    exclude[0].write_text("1 * 1||1 0 #### 1 0\n")
+    exclude[1].write_text("9 * 9||1 8 #### 1 8\n")
+    command = ["data", "multiplication", "--digits", "1x1", "--num_train", 60, "--num_validation", 9, "--num_test", 10]
+    finished = tacit(*command, "--output_dir", tmp_path / "out", "--exclude", *exclude)
+    assert "Wrote 60 rows to" in finished.stdout
+    assert finished.stderr == ""
+    questions = {
+        name: [record.question for record in read_records(str(tmp_path / "out" / f"{name}.txt"))]
+        for name in ("train", "validation", "test")
+    }
+    assert {name: len(rows) for name, rows in questions.items()} == {"train": 60, "validation": 9, "test": 10}
+    every = {question for rows in questions.values() for question in rows}
+    assert every == {f"{a} * {b}" for a in range(1, 10) for b in range(1, 10)} - {"1 * 1", "9 * 9"}
+
+    again = tacit(*command, "--output_dir", tmp_path / "out", code=2)
+    assert "train.txt: exists already; name another file, or add --overwrite." in again.stderr
+    tacit(*command, "--output_dir", tmp_path / "out", "--overwrite")
+    too_many = tacit(*command, "--seed", 1, "--output_dir", tmp_path / "two", "--num_train", 63, code=2)
+    assert "(82) must not be above the number of different questions (81)" in too_many.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first_row"),
+    [
+        (("addition", "--digits", "1-2", "--num_operands", 3), None),
+        (("parity", "--length", 12), None),
+        (("automaton", "--machine", "modular_sum", "--modulus", 7, "--length", 6), None),
+        (("automaton", "--machine", "s3", "--length", "4-6"), None),
+        (("automaton", "--machine", "table", "--transitions", "[[0]]", "--length", 3), "0 0 0||0 0 0 #### 0\n"),
+    ],
+)
+def test_other_tasks_are_generated(tmp_path: Path, arguments: tuple[object, ...], first_row: str | None) -> None:
+    num_train = 1 if first_row else 40
+    tacit(
+        "data", *arguments, "--output_dir", tmp_path, "--num_train", num_train, "--num_validation", 0, "--num_test", 0
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["train.txt"]
+    assert len(list(read_records(str(tmp_path / "train.txt")))) == num_train
+    if first_row:
+        assert (tmp_path / "train.txt").read_text() == first_row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("multiplicaton",), "Did you mean multiplication?"),
+        (("multiplication", "--digit", "4x4"), "Did you mean --digits?"),
+        (("multiplication", "--digits", "4x4"), "output_dir"),
+        (("multiplication", "--digits", "four", "--output_dir", "unused"), "--digits ('four')"),
+        (("parity", "--length", "4", "--num_train", "many", "--output_dir", "unused"), "num_train"),
+        (("automaton", "--machine", "table", "--length", "4", "--output_dir", "unused"), "needs --transitions"),
+        (("automaton", "--machine", "s3", "--modulus", "4", "--length", "4", "--output_dir", "unused"), "belongs to"),
+        (("convert", "--input", "missing.txt", "--output", "unused.txt"), "missing.txt: no such file"),
+        (("convert", "--input", "missing.txt", "--output", "unused.csv"), "unknown extension"),
+    ],
+)
+def test_mistakes_exit_2_with_a_hint(arguments: tuple[str, ...], what: str) -> None:
+    assert what in tacit("data", *arguments, code=2).stderr
+
+
+def test_gsm8k_is_converted_and_broken_rows_are_listed(tmp_path: Path) -> None:
+    source, output = tmp_path / "test.jsonl", tmp_path / "test.txt"
+    rows = [
+        GSM8K_ROW,
+        {"question": "Broken?", "answer": "no final"},
+        {"question": "None?", "answer": "So:\n#### 1,000"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stopped = tacit("data", "gsm8k", "--input", source, "--output", output, code=2)
+    assert f"{source}:2: no `####`" in stopped.stderr
+    assert not output.exists()
+    finished = tacit("data", "gsm8k", "--input", source, "--output", output, "--on_bad_row", "skip")
+    assert output.read_text() == "How many?||<<1+1=2>> <<2*3=6>> #### 6\nNone?|| #### 1,000\n"
+    first, *skipped = finished.stdout.splitlines()
+    assert first == f"Wrote 2 rows to {output} (1 of them without a chain of thought); skipped 1 broken rows."
+    assert len(skipped) == 1
+    assert f"{source}:2: no `####`" in skipped[0]
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is absent")
+def test_published_gsm8k_is_converted_whole(tmp_path: Path) -> None:
+    source = SHARED_DATA / "gsm8k" / "test.jsonl"
+    tacit("data", "gsm8k", "--input", source, "--output", tmp_path / "test.txt")
+    lines = (tmp_path / "test.txt").read_bytes().split(b"\n")
+    assert len(lines) == 1319 + 1  # the last one is what follows the last line end
+    assert lines[0].endswith(b"||<<16-3-4=9>> <<9*2=18>> #### 18")
+
+
+def test_convert_and_split(tmp_path: Path) -> None:
+    source, converted = tmp_path / "rows.json", tmp_path / "rows.jsonl"
+    rows = [{"question": f"q{i % 20}", "steps": ["a", f"b{i}"], "answer": str(i)} for i in range(60)]
+    source.write_text(json.dumps(rows))
+    tacit("data", "convert", "--input", source, "--output", converted)
+    assert [json.loads(line) for line in converted.read_text().splitlines()] == rows
+
+    tacit("data", "split", "--input", converted, "--output_dir", tmp_path, "--num_validation", 4, "--num_test", 3)
+    splits = {name: list(read_records(str(tmp_path / f"{name}.jsonl"))) for name in ("train", "validation", "test")}
+    assert {name: len(records) for name, records in splits.items()} == {"train": 39, "validation": 12, "test": 9}
+    assert sorted(int(record.answer) for records in splits.values() for record in records) == list(range(60))
+    assert all(record.steps == ("a", f"b{record.answer}") for record in splits["test"])
+    assert not {r.question for r in splits["train"]} & {r.question for r in splits["validation"] + splits["test"]}
+
+
+def test_score_prints_a_sentence_or_json(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    rows = [("#### 1", "1"), ("2", "3"), ("1,000", "1000"), ("4", "4")]
+    path.write_text("".join(json.dumps({"prediction": p, "answer": a}) + "\n" for p, a in rows))
+    assert tacit("score", path).stdout.startswith("accuracy 0.7500 (3 of 4 rows), 95 % interval 0.30")
+    report = json.loads(tacit("score", path, "--json").stdout)
+    assert list(report) == ["accuracy", "num_correct", "num_examples", "confidence_interval"]
+    assert (report["accuracy"], report["num_correct"], report["num_examples"]) == (0.75, 3, 4)
+    assert report["confidence_interval"] == [pytest.approx(0.3006, abs=1e-3), pytest.approx(0.9544, abs=1e-3)]
+    path.write_text('{"prediction": "1"}\n')
+    assert f"{path}:1: no `answer`" in tacit("score", path, code=2).stderr
+    assert "Did you mean --json?" in tacit("score", path, "--jsn", code=2).stderr
