@@ -56,6 +56,10 @@ def load_spec(folder: Path) -> AnswerSpec:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return AnswerSpec(**{**fields, "format": FormatConfig(**fields["format"])})
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a model folder that a run of tacit wrote.") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give a model folder that a run of tacit wrote."
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not what tacit writes ({error}); give a model folder that a run of tacit wrote.") from error
+        raise UserError(
+            f"{path}: not what tacit writes ({error}); give a model folder that a run of tacit wrote."
+        ) from error

@@ -1,8 +1,8 @@
 """Which rows an optimizer step trains on, and how they reach the ranks.
 
-A global batch is a list of row numbers fixed by (seed, epoch, step) alone. What is left of its rows after removal is then
-laid out in micro-batches: rows of like length together, at most ``micro_batch_tokens`` padded tokens each, the same
-number of micro-batches on every rank. The layout never changes the loss, only how much is computed at once.
+A global batch is a list of row numbers fixed by (seed, epoch, step) alone. What is left of its rows after removal is
+then laid out in micro-batches: rows of like length together, at most ``micro_batch_tokens`` padded tokens each, the
+same number of micro-batches on every rank. The layout never changes the loss, only how much is computed at once.
 """
 
 from collections.abc import Sequence
@@ -88,8 +88,8 @@ def build_rows(
 def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:
     """Share rows out over ranks and micro-batches.
 
-    Rows are sorted by length and cut into ``num_ranks * k`` runs of about equal padded size, for the smallest k at which
-    each run keeps the budget. The runs are dealt out in order, so ranks work on rows of like length at the same time.
+    Rows are sorted by length and cut into ``num_ranks * k`` runs of about equal size, for the smallest k at which each
+    run keeps the budget. The runs are dealt out in order, so ranks work on rows of like length at the same time.
 
     Args:
         lengths: Tokens of each row of the global batch.
@@ -97,8 +97,8 @@ def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_token
         micro_batch_tokens: Most padded tokens (rows x longest row) in one micro-batch. A single row may exceed it.
 
     Returns:
-        For each rank its micro-batches, as lists of positions in ``lengths``; every rank has the same number, some may be
-        empty, and each position stands exactly once.
+        For each rank its micro-batches, as lists of positions in ``lengths``; every rank has the same number, some may
+        be empty, and each position stands exactly once.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     per_rank = 1
@@ -112,7 +112,7 @@ def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_token
 
 
 def _cut_evenly(lengths: list[int], num_runs: int, budget: int) -> list[tuple[int, int]] | None:
-    """Cut lengths in descending order into runs, each of its fair share of the tokens; None if one breaks the budget."""
+    """Cut descending lengths into runs, each of its fair share of tokens; None if one breaks the budget."""
     cumulative = np.concatenate([[0], np.cumsum(lengths)])
     targets = cumulative[-1] * np.arange(1, num_runs) / num_runs
     cuts = [0, *np.searchsorted(cumulative, targets).tolist(), len(lengths)]

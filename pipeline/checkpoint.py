@@ -43,7 +43,9 @@ def save_checkpoint(folder: Path, step: int, engine: Engine, state: dict[str, An
     engine.save(temporary)
     barrier()
     if rank() == 0:
-        (temporary / STATE).write_text(json.dumps({**state, "step": step, "world_size": world_size()}), encoding="utf-8")
+        (temporary / STATE).write_text(
+            json.dumps({**state, "step": step, "world_size": world_size()}), encoding="utf-8"
+        )
         _write_manifest(temporary)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -121,15 +123,17 @@ def _fault(folder: Path) -> str | None:
 def save_model(
     folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec, question_length: int | None
 ) -> None:
-    """Write weights, tokenizer and ``tacit.json`` as a Hugging Face folder, in place of an older one. Every rank takes part.
+    """Write weights, tokenizer and ``tacit.json`` as a Hugging Face folder, in place of an older one.
+
+    Every rank takes part.
 
     Args:
         folder: Replaced as a whole, by a rename.
         engine: Holds the weights.
         tokenizer: Saved beside them.
         spec: How the model is to be asked.
-        question_length: Tokens of every question, or None where they differ. With it, and a learned position table, kept
-            positions are built into the weights, so that plain ``generate()`` answers as our evaluation does.
+        question_length: Tokens of every question, or None where they differ. With it, and a learned position table,
+            kept positions are built into the weights, so that plain ``generate()`` answers as our evaluation does.
     """
     weights = engine.gathered_weights()
     if rank() == 0:

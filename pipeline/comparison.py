@@ -26,17 +26,21 @@ class ModelReport:
     examples_per_second_batched: float
     """Of the evaluation itself, all ranks together."""
 
+    @property
+    def confidence_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson_interval(self.evaluation.num_correct, len(self.evaluation.samples))
+
     def to_json(self) -> dict[str, object]:
         """Return the figures without the rows."""
         evaluation = self.evaluation
-        num_examples = len(evaluation.samples)
         return {
             "model": self.model,
             "num_removed": self.num_removed,
             "accuracy": evaluation.accuracy,
             "num_correct": evaluation.num_correct,
-            "num_examples": num_examples,
-            "confidence_interval": wilson_interval(evaluation.num_correct, num_examples),
+            "num_examples": len(evaluation.samples),
+            "confidence_interval": self.confidence_interval,
             "cot_tokens": evaluation.mean_cot_tokens,
             "examples_per_second": self.examples_per_second,
             "examples_per_second_batched": self.examples_per_second_batched,
@@ -69,7 +73,9 @@ def compare_models(
     contestants, results = [], []
     for folder, spec in zip(folders, specs, strict=True):
         model, tokenizer = load_for_inference(folder)
-        examples = load_examples(data.validation, data.validation_split, data, spec.format, tokenizer).head(num_examples)
+        examples = load_examples(data.validation, data.validation_split, data, spec.format, tokenizer).head(
+            num_examples
+        )
         begin = time.perf_counter()
         result = evaluate(model, tokenizer, examples, spec, batch_size)
         results.append((result, len(result.samples) / (time.perf_counter() - begin)))

@@ -6,6 +6,7 @@ One path serves all: a single CPU process (ZeRO-0) and a cluster (ZeRO-3) run th
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class StepMetrics:
 def init_distributed() -> None:
     """Join the launcher's process group, or make one of a single process; quiets DeepSpeed's log to warnings."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls collectives by their old names, which PyTorch remarks on at every call.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if torch_dist.is_initialized():
         return
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
@@ -113,18 +116,26 @@ def load_ds_config(config: EngineConfig) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"engine.deepspeed ({config.deepspeed}): cannot be read ({error.strerror}); check the path.") from error
+        raise UserError(
+            f"engine.deepspeed ({config.deepspeed}): cannot be read ({error.strerror}); check the path."
+        ) from error
     except ValueError as error:
         raise UserError(f"engine.deepspeed ({config.deepspeed}): not valid JSON ({error}); correct it.") from error
     if not isinstance(loaded, dict):
         raise UserError(f"engine.deepspeed ({config.deepspeed}): must hold a JSON object.")
-    faults = [f"{config.deepspeed} sets {key}; take it out, the recipe's {RECIPE_KEYS[key]} says it." for key in loaded if key in RECIPE_KEYS]
+    faults = [
+        f"{config.deepspeed} sets {key}; take it out, the recipe's {RECIPE_KEYS[key]} says it."
+        for key in loaded
+        if key in RECIPE_KEYS
+    ]
     if faults:
         raise UserError("\n".join(faults))
     return loaded
 
 
-def _fill_ds_config(ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int) -> dict[str, Any]:
+def _fill_ds_config(
+    ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int
+) -> dict[str, Any]:
     """Add what the recipe says; fill "auto" as Transformers' Trainer would, which is not there to do it."""
     zero = dict(ds_config.get("zero_optimization", {}))
     automatic = {
@@ -181,8 +192,8 @@ class Engine:
     def train_step(self, batch: StepBatch, learning_rate: float) -> StepMetrics:
         """Do one optimizer step on a global batch.
 
-        The loss is the mean over all label tokens of the global batch: each micro-batch contributes its summed token loss
-        over that number, so no arrangement in micro-batches or ranks changes it.
+        The loss is the mean over all label tokens of the global batch: each micro-batch contributes its summed token
+        loss over that number, so no arrangement in micro-batches or ranks changes it.
 
         Args:
             batch: This rank's share. Every rank has the same number of micro-batches.
@@ -233,13 +244,12 @@ class Engine:
             if "step" in group:  # DeepSpeed's FusedAdam counts here
                 group["step"] = 0
 
-    def optimizer_state(self) -> list[dict[str, torch.Tensor]]:
-        """Return AdamW's state on this rank, a dictionary for each tensor it updates."""
-        return list(self._base_optimizer.state.values())
+    def optimizer_state(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Return what AdamW updates on this rank: fp32 weights, whatever the model's precision, each with its state.
 
-    def master_weights(self) -> list[torch.Tensor]:
-        """Return the tensors that AdamW updates on this rank: fp32, whatever the precision of the model."""
-        return [tensor for group in self._base_optimizer.param_groups for tensor in group["params"]]
+        Empty before the first step.
+        """
+        return list(self._base_optimizer.state.items())
 
     @contextmanager
     def gathered(self) -> Iterator[PreTrainedModel]:
@@ -293,7 +303,9 @@ class Engine:
         return self._ds.zero_optimization_stage() == 3
 
 
-def build_engine(make_model: Callable[[], PreTrainedModel], hidden_size: int, config: EngineConfig, optim: OptimConfig, seed: int) -> Engine:
+def build_engine(
+    make_model: Callable[[], PreTrainedModel], hidden_size: int, config: EngineConfig, optim: OptimConfig, seed: int
+) -> Engine:
     """Put a model under DeepSpeed, with AdamW.
 
     Args:

@@ -96,7 +96,9 @@ def _sample(
 ) -> Sample:
     cot_ids, answer_ids = split_continuation(ids, examples.layout)
     prediction = extract_answer(tokenizer.decode(answer_ids, skip_special_tokens=True))
-    return Sample(row, question, answer, prediction, is_correct(prediction, answer), len(cot_ids), tokenizer.decode(ids))
+    return Sample(
+        row, question, answer, prediction, is_correct(prediction, answer), len(cot_ids), tokenizer.decode(ids)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class Contestant:
 def speeds_at_batch_one(contestants: Sequence[Contestant], num_examples: int) -> list[float]:
     """Return each model's examples per second at batch size 1.
 
-    The models take turns row by row, so that what else the machine does weighs on all alike. One row first is not timed.
+    The models take turns row by row, so that what else the machine does weighs on all alike.
     """
     plans = [make_prompts(contestant.examples.head(num_examples), contestant.spec) for contestant in contestants]
     num_timed = min(len(prompts) for prompts, _ in plans)

@@ -1,6 +1,5 @@
 """Rows as token ids: tokenised once, kept in an Arrow cache, read memory-mapped."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -30,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 1  # raise it when the content of the cache changes
 ROWS_PER_BATCH = 4096
+SEPARATORS = ("first_separator", "second_separator", "end")
 IDS = datasets.List(datasets.Value("int32"))
 FEATURES = datasets.Features(
     question=datasets.Value("string"),
@@ -92,7 +92,8 @@ class ExampleSet:
     def longest_row(self) -> int:
         """Tokens in the longest full row."""
         separators = len(self.layout.first_separator_ids) + len(self.layout.second_separator_ids)
-        return int(sum(self.lengths(name) for name in ("question_ids", "cot_ids", "answer_ids")).max()) + separators
+        lengths = [self.lengths(name) for name in ("question_ids", "cot_ids", "answer_ids")]
+        return int(np.sum(lengths, axis=0).max()) + separators
 
 
 def load_examples(
@@ -114,7 +115,9 @@ def load_examples(
         UserError: If the source cannot be read, or a row cannot be tokenised as the format asks.
     """
     if not tokenizer.is_fast:
-        raise UserError(f"model.tokenizer ({tokenizer.name_or_path}) is not a fast tokenizer; give a folder that has tokenizer.json.")
+        raise UserError(
+            f"model.tokenizer ({tokenizer.name_or_path}) is not a fast tokenizer; give a folder with tokenizer.json."
+        )
     templates = resolve_format(row_format, tokenizer)
     folder = Path(config.cache_dir).expanduser() / _cache_key(source, split, config, templates, tokenizer)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -149,9 +152,11 @@ def _cache_key(
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
     else:  # a Hub name: its rows are its content; this also tells the user of a source that is not there
-        for record in read_records(source, source_format=config.source_format, split=split, on_bad_row="skip", bad_rows=[]):
+        for record in read_records(
+            source, source_format=config.source_format, split=split, on_bad_row="skip", bad_rows=[]
+        ):
             digest.update(repr(record).encode())
-    tokenizer_state = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    tokenizer_state = tokenizer.backend_tokenizer.to_str()
     settings = [CACHE_VERSION, config.source_format, config.on_bad_row, config.max_tokens, templates]
     digest.update(json.dumps([*settings, tokenizer.special_tokens_map, tokenizer_state], default=str).encode())
     return digest.hexdigest()[:32]
@@ -166,7 +171,7 @@ def _build(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     bad_rows: list[BadRow] = []
-    separators: tuple[list[int], list[int], list[int]] | None = None
+    separators: list[list[int]] = []
     num_too_long = num_rows = 0
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -176,7 +181,7 @@ def _build(
         with ArrowWriter(path=str(temporary / "rows.arrow"), features=FEATURES) as writer:
             for batch in _batches(records):
                 rows = tokenize_rows(batch, templates, tokenizer)
-                separators = separators or tuple(rows[0][part] for part in ("first_separator", "second_separator", "end"))
+                separators = separators or [rows[0][part] for part in SEPARATORS]
                 _check_separators(rows, batch, separators)
                 fits = [config.max_tokens is None or _row_length(row) <= config.max_tokens for row in rows]
                 num_too_long += fits.count(False)
@@ -186,7 +191,9 @@ def _build(
                     writer.write_batch(columns)
             writer.finalize()
         if not num_rows:
-            raise UserError(f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it.")
+            raise UserError(
+                f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it."
+            )
         meta = {"separators": separators, "num_too_long": num_too_long, "bad_rows": [str(row) for row in bad_rows]}
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         os.replace(temporary, folder)
@@ -204,18 +211,16 @@ def _row_length(row: dict[str, list[int]]) -> int:
     return sum(len(ids) for part, ids in row.items() if part != "cot_step_lengths")
 
 
-def _check_separators(
-    rows: list[dict[str, list[int]]], records: list[CoTRecord], separators: tuple[list[int], list[int], list[int]]
-) -> None:
+def _check_separators(rows: list[dict[str, list[int]]], records: list[CoTRecord], separators: list[list[int]]) -> None:
     """Separators are stored once for all rows, and one end token is what decoding looks for."""
     if len(separators[2]) != 1:
         raise UserError(f"format.end makes {len(separators[2])} tokens; it must make exactly one, such as {{eos}}.")
     for row, record in zip(rows, records, strict=True):
-        for name, expected in zip(("first_separator", "second_separator", "end"), separators, strict=True):
+        for name, expected in zip(SEPARATORS, separators, strict=True):
             if row[name] != expected:
                 raise UserError(
-                    f"question {record.question!r}: format.{name} makes the tokens {row[name]} here and {expected} in the "
-                    "first row; choose a separator that is a token of its own, such as {eos}."
+                    f"question {record.question!r}: format.{name} makes the tokens {row[name]} here and {expected} in "
+                    "the first row; choose a separator that is a token of its own, such as {eos}."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a run as it goes, and decides what is kept: checkpoints, stage models, and the best model of the last stage."""
+"""Evaluates a run as it goes, and keeps checkpoints, stage models, and the best model of the last stage."""
 
 from pathlib import Path
 from typing import Any

@@ -39,7 +39,7 @@ class Row:
     position_ids: np.ndarray
     """(length,) integers."""
     label_start: int
-    """Index of the first token that carries a label: all from the CoT on do, the question and first separator do not."""
+    """Index of the first token that carries a label: the CoT's first, or what stands there when it is gone."""
 
 
 def assemble_row(example: CoTExample, layout: SequenceLayout, shift: int = 0) -> Row:

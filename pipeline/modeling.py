@@ -39,7 +39,9 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
     except LOADING_ERRORS as error:
-        raise UserError(f"{field} ({name}): no tokenizer could be loaded ({_first_line(error)}); check the name.") from error
+        raise UserError(
+            f"{field} ({name}): no tokenizer could be loaded ({_first_line(error)}); check the name."
+        ) from error
 
 
 def build_model(
@@ -75,8 +77,8 @@ def build_model(
         )
         if loading["missing_keys"]:
             raise UserError(
-                f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} of the model's weights, "
-                f"such as {sorted(loading['missing_keys'])[0]}; give a complete checkpoint."
+                f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} weights, such as "
+                f"{sorted(loading['missing_keys'])[0]}; give a complete checkpoint."
             )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -106,7 +108,9 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
     try:
         known = AutoConfig.for_model(model_type)
     except ValueError as error:
-        raise UserError(f"model.from_scratch.model_type ({model_type}) is not known to Transformers; correct it.") from error
+        raise UserError(
+            f"model.from_scratch.model_type ({model_type}) is not known to Transformers; correct it."
+        ) from error
     for name in fields:
         if not hasattr(known, name):
             raise UserError(f"model.from_scratch.{name}: {model_type} has no such setting; see its Transformers page.")
@@ -120,7 +124,7 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def choose_attention(wanted: str, dtype: torch.dtype) -> str:
-    """Return the attention kernel: flash_attention_2 where a GPU, the package and half precision allow it, else sdpa."""
+    """Return the attention kernel: flash_attention_2 where GPU, package and precision allow it, else sdpa."""
     if wanted != "auto":
         return wanted
     has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
@@ -152,7 +156,7 @@ def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, lo
         )
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"model.tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}; take the model's own."
+            f"model.tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; take the model's own."
         )
 
 

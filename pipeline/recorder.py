@@ -59,7 +59,14 @@ class Recorder:
         self._progress.start()
 
     def step(
-        self, step: int, num_steps: int | None, epoch: float, stage: Stage, lr: float, metrics: StepMetrics, batch: StepBatch
+        self,
+        step: int,
+        num_steps: int | None,
+        epoch: float,
+        stage: Stage,
+        lr: float,
+        metrics: StepMetrics,
+        batch: StepBatch,
     ) -> None:
         """Record an optimizer step; a row is written every ``log_every`` steps and at a stage's first."""
         self._rows += batch.num_rows
@@ -129,7 +136,11 @@ class Recorder:
 def _drop_rows_after(path: Path, step: int) -> None:
     """Drop what a cut run wrote after the checkpoint it goes on from, so that no row stands twice."""
     if path.exists():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if json.loads(line)["step"] <= step
+        ]
         path.write_text("".join(kept), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ PARTS = ("question", "first_separator", "cot", "second_separator", "answer", "en
 def resolve_format(row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Return each part's template with the tokenizer's own special tokens written in.
 
-    ``{bos}`` becomes the beginning-of-sequence token where the tokenizer puts one before a text by itself, else nothing.
+    ``{bos}`` becomes the beginning-of-sequence token where the tokenizer puts one before a text by itself, or nothing.
 
     Raises:
         UserError: If a template asks for a special token that the tokenizer lacks.
@@ -26,7 +26,9 @@ def resolve_format(row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase)
     for part in PARTS:
         template = getattr(row_format, part)
         if "{eos}" in template and tokenizer.eos_token is None:
-            raise UserError(f"format.{part} ({template!r}) holds {{eos}}, which the tokenizer lacks; write another token.")
+            raise UserError(
+                f"format.{part} ({template!r}) holds {{eos}}, which the tokenizer lacks; write another token."
+            )
         resolved[part] = template.replace("{eos}", str(tokenizer.eos_token or ""))
         resolved[part] = resolved[part].replace("{bos}", str(tokenizer.bos_token) if uses_bos else "")
     return resolved
@@ -62,7 +64,7 @@ def tokenize_rows(
         For each record the ids of each part, and ``cot_step_lengths``: the tokens in each reasoning step.
 
     Raises:
-        UserError: If a token reaches over a border, a prompt reads differently alone, or a word is not in the vocabulary.
+        UserError: If a token reaches over a border, a prompt reads differently alone, or a word is unknown.
     """
     parts = [render_parts(record, templates) for record in records]
     whole = tokenizer(["".join(texts) for texts in parts], add_special_tokens=False, return_offsets_mapping=True)

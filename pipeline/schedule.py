@@ -4,7 +4,6 @@ Source: arXiv:2405.14838, section 3; the adaptive schedule is ours.
 """
 
 import bisect
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -60,8 +59,8 @@ def last_num_removed(longest_cot: int, remove_all_beyond: int | None) -> int:
 def fixed_schedule(config: ScheduleConfig, steps_per_epoch: int, longest_cot: int) -> Schedule:
     """Lay out a fixed schedule or a baseline.
 
-    After ``hold_epochs``, one more unit goes every ``max(1, round(steps_per_epoch / removed_per_epoch))`` steps, counted
-    through epochs. The table ends with the stage at which nothing is left, which lasts ``final_epochs``.
+    After ``hold_epochs``, one more unit goes every ``max(1, round(steps_per_epoch / removed_per_epoch))`` steps,
+    counted through epochs. The table ends with the stage at which nothing is left, which lasts ``final_epochs``.
 
     Args:
         config: Settings whose kind is ``fixed``, ``explicit_cot`` or ``no_cot``.
@@ -141,8 +140,8 @@ def adaptive_decision(
 ) -> Literal["hold", "advance", "back"]:
     """Decide what follows after the step before ``next_step``.
 
-    A stage ends when the running loss, over a full window, is under a threshold, not before ``min_steps``. One that is not
-    there after ``max_steps`` has stalled, and goes on or back as the settings say.
+    A stage ends when the running loss, over a full window, is under a threshold, not before ``min_steps``. One that is
+    not there after ``max_steps`` has stalled, and goes on or back as the settings say.
     """
     held = next_step - state.stage.first_step
     thresholds = [config.loss_threshold] if config.loss_threshold is not None else []

@@ -84,8 +84,8 @@ def _check_run_dir(run_dir: Path, resume: bool, overwrite: bool) -> None:
     taken = from_rank_zero((run_dir / "metrics.jsonl").exists())
     if taken and not (resume or overwrite):
         raise UserError(
-            f"run.output_dir ({run_dir}) holds an earlier run; add --resume to go on with it, --overwrite to replace it, "
-            "or name another folder."
+            f"run.output_dir ({run_dir}) holds an earlier run; add --resume to go on with it, --overwrite to replace "
+            "it, or name another folder."
         )
 
 
@@ -110,9 +110,7 @@ def _load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Exam
     for name, rows in (("train", examples), ("validation", validation)):
         for bad_row in rows.bad_rows:
             logger.warning("data.%s: skipped %s", name, bad_row)
-        logger.info(
-            "data.%s: %d rows (%d too long, %d broken)", name, len(rows), rows.num_too_long, len(rows.bad_rows)
-        )
+        logger.info("data.%s: %d rows (%d too long, %d broken)", name, len(rows), rows.num_too_long, len(rows.bad_rows))
     return examples, validation
 
 

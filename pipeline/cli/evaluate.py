@@ -35,7 +35,10 @@ def main(argv: Sequence[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         init_distributed()
     data = DataConfig(
-        validation=options.data, validation_split=options.split, source_format=options.source_format, on_bad_row=options.on_bad_row
+        validation=options.data,
+        validation_split=options.split,
+        source_format=options.source_format,
+        on_bad_row=options.on_bad_row,
     )
     reports = compare_models(
         [Path(folder) for folder in options.model],
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="tacit evaluate",
-        description="Greedy exact match, CoT tokens written, and speed at batch size 1, of one or several saved models.",
+        description="Greedy exact match, CoT tokens written, and speed at batch size 1, of saved models.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -63,7 +66,12 @@ def _parser() -> ArgumentParser:
     add("--split", type=str, default="test", help="Split of a Hub data set.")
     add("--source_format", type=str, default="auto", help="text, jsonl, json, gsm8k, hub, or auto.")
     add("--on_bad_row", type=str, choices=["stop", "skip"], default="stop", help="What a broken row does.")
-    add("--num_removed", type=int, default=None, help="Removed CoT units at which to ask; each model's own if not given.")
+    add(
+        "--num_removed",
+        type=int,
+        default=None,
+        help="Removed CoT units at which to ask; the model's own if not given.",
+    )
     add("--num_examples", type=int, default=None, help="Rows used, from the first; all if not given.")
     add("--num_timed", type=int, default=50, help="Rows timed at batch size 1.")
     add("--batch_size", type=int, default=256, help="Rows decoded together for accuracy.")
@@ -94,8 +102,8 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
     table = Table(title=f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding")
     for heading in ("model", "accuracy", "95 % interval", "CoT tokens", "examples/s (batch 1)", "speed-up", "batched"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for report, row in zip(reports, rows, strict=True):
-        low, high = row["confidence_interval"]  # type: ignore[misc]
+    for report in reports:
+        low, high = report.confidence_interval
         table.add_row(
             report.model,
             f"{100 * report.evaluation.accuracy:.1f} %",

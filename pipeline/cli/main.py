@@ -53,7 +53,7 @@ def _help() -> str:
         [
             "usage: tacit COMMAND ...",
             "",
-            "Teach a language model to answer without writing its reasoning, by removing its chain of thought stage by stage.",
+            "Teach a language model to answer without writing its reasoning, stage by stage.",
             "",
             *lines,
             "",

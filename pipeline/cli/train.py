@@ -40,7 +40,11 @@ def main(argv: Sequence[str]) -> int:
     if "json" in switches:
         print(json.dumps({**dataclasses.asdict(result), "model_dir": str(result.model_dir)}))
         return 0
-    kept = f"validation accuracy {result.best_accuracy:.3f} at step {result.best_step}" if result.best_step else "last step"
+    kept = (
+        f"validation accuracy {result.best_accuracy:.3f} at step {result.best_step}"
+        if result.best_step
+        else "last step"
+    )
     print(f"trained {result.num_steps} steps; kept {result.model_dir} ({kept})")
     print(f"next: tacit evaluate --model {result.model_dir} --data TEST_FILE")
     return 0

@@ -92,7 +92,7 @@ def _check_model(config: Config) -> Iterator[str]:
         if "model_type" not in model.from_scratch:
             yield "model.from_scratch has no model_type; name a Transformers architecture, such as gpt2 or llama."
         if not model.tokenizer:
-            yield "model.tokenizer is not set; a model from scratch needs one: `words`, or a tokenizer's name or folder."
+            yield "model.tokenizer is not set; a model from scratch needs one: `words`, or a name or folder."
 
 
 def _check_format(row_format: FormatConfig) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _check_format(row_format: FormatConfig) -> Iterator[str]:
     for field in dataclasses.fields(row_format):
         template = getattr(row_format, field.name)
         if isinstance(template, str) and "{bos}" in template and (field.name, template[:5]) != ("question", "{bos}"):
-            yield f"format.{field.name} ({template!r}) holds {{bos}}, which can only begin format.question; move it there."
+            yield f"format.{field.name} ({template!r}): {{bos}} can only begin format.question; move it there."
     if not row_format.end:
         yield "format.end is empty, so decoding would never stop; set it to {eos}."
 
@@ -150,5 +150,6 @@ def _check_optim(config: Config) -> Iterator[str]:
         )
     if schedule.max_steps is not None and 0 < schedule.max_steps <= optim.warmup_steps:
         yield (
-            f"optim.warmup_steps ({optim.warmup_steps}) must be below schedule.max_steps ({schedule.max_steps}); lower it."
+            f"optim.warmup_steps ({optim.warmup_steps}) must be below schedule.max_steps "
+            f"({schedule.max_steps}); lower it."
         )

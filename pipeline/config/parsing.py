@@ -121,7 +121,9 @@ def _load_yaml(path: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct that line.") from error
+        raise UserError(
+            f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct that line."
+        ) from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 ScheduleKind = Literal["fixed", "adaptive", "explicit_cot", "no_cot"]
 
 
@@ -26,7 +25,7 @@ class DataConfig:
     num_train: int | None = None
     """Use only the first so many training rows; null uses all."""
     max_tokens: int | None = None
-    """Longest full row in tokens; longer rows are dropped and counted. Null sets no limit. The paper uses 150 on GSM8K."""
+    """Longest full row in tokens; longer rows are dropped and counted. The paper uses 150 on GSM8K."""
     cache_dir: str = "~/.cache/tacit"
     """Folder of the tokenised Arrow cache."""
 
@@ -85,7 +84,7 @@ class RemovalConfig:
     smoothing_lambda: float = 4.0
     """Offset o is drawn with P(o) = (1 - e^-lambda) e^(-lambda o); ``.inf`` turns smoothing off."""
     keep_positions: bool = False
-    """Give the tokens that stay the position ids they would have with the longest CoT in full. Left side and tokens only."""
+    """Give what stays the positions it would have behind the longest CoT in full. Left side and tokens only."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class AdaptiveConfig:
     loss_threshold: float | None = 0.05
     """The running loss below which a stage ends; null if only the relative threshold counts."""
     relative_threshold: float | None = None
-    """A stage also ends below this factor times the running loss at which the stage before ended; null turns this off."""
+    """A stage also ends below this factor times the running loss with which the one before ended; null: off."""
     window: int = 50
     """Optimizer steps in the running mean."""
     min_steps: int = 50

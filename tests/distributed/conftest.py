@@ -1,0 +1,15 @@
+"""One pool of ranks for all distributed tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.distributed.pool import RankPool
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[RankPool]:
+    """Two ranks over gloo."""
+    pool = RankPool(2)
+    yield pool
+    pool.close()

@@ -1,0 +1,154 @@
+"""What the ranks run; each function returns plain values for the test to compare."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate, plan_micro_batches
+from pipeline.config import Config, EngineConfig, OptimConfig
+from pipeline.controller import StageController
+from pipeline.engine import Engine, build_engine, rank, world_size
+from pipeline.layout import Row, SequenceLayout
+from pipeline.modeling import build_tokenizer
+from pipeline.train import _build_engine, _load_data, train
+
+LAYOUT = SequenceLayout(first_separator_ids=(5,), second_separator_ids=(6,), end_id=1, pad_id=0)
+OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)
+
+
+def tiny_model() -> GPT2LMHeadModel:
+    """Return a GPT-2 with dropout off and weights of a fixed seed."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    special = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **special, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+
+
+def tiny_engine(ds_config: str, precision: str) -> Engine:
+    """Put the tiny model under DeepSpeed."""
+    config = EngineConfig(deepspeed=f"ds_configs/{ds_config}.json", precision=precision)  # type: ignore[arg-type]
+    return build_engine(tiny_model, 16, config, OPTIM, seed=0)
+
+
+def tiny_batch(micro_batch_tokens: int) -> StepBatch:
+    """Return this rank's share of seven rows of unequal length."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for length in (6, 7, 9, 12, 15, 20, 25):
+        ids = torch.randint(7, 31, (length,), generator=generator).numpy()
+        rows.append(Row(ids, torch.arange(length).numpy(), label_start=4))
+    lengths = [len(row.input_ids) for row in rows]
+    plan = plan_micro_batches(lengths, world_size(), micro_batch_tokens)[rank()]
+    return StepBatch(
+        [collate([rows[i] for i in positions], LAYOUT) for positions in plan],
+        num_label_tokens=sum(length - 4 for length in lengths),
+        num_rows=len(rows),
+        num_tokens=sum(lengths),
+    )
+
+
+def losses(ds_config: str, precision: str, micro_batch_tokens: int) -> list[float]:
+    """Train five steps and return the losses."""
+    engine = tiny_engine(ds_config, precision)
+    return [engine.train_step(tiny_batch(micro_batch_tokens), 1e-2).loss for _ in range(5)]
+
+
+def grad_norms(ds_config: str) -> list[float]:
+    """Train three steps and return the gradient norms before clipping."""
+    engine = tiny_engine(ds_config, "fp32")
+    return [engine.train_step(tiny_batch(1000), 1e-2).grad_norm for _ in range(3)]
+
+
+def reset(ds_config: str, precision: str) -> dict[str, Any]:
+    """Train, reset, train one step more; return what a reset must and must not change, on this rank."""
+    engine = tiny_engine(ds_config, precision)
+    for _ in range(3):
+        engine.train_step(tiny_batch(1000), 1e-2)
+    before = [weight.detach().clone() for weight, _ in engine.optimizer_state()]
+    moments_before = max(float(state["exp_avg"].abs().max()) for _, state in engine.optimizer_state())
+
+    engine.reset_optimizer_state()
+    zeroed = all(not state[name].any() for _, state in engine.optimizer_state() for name in ("exp_avg", "exp_avg_sq"))
+    steps = [float(state["step"]) for _, state in engine.optimizer_state()]
+    unchanged = all(torch.equal(a, b) for a, (b, _) in zip(before, engine.optimizer_state(), strict=True))
+
+    engine.train_step(tiny_batch(1000), 1e-2)
+    worst = 0.0
+    for (weight, state), old in zip(engine.optimizer_state(), before, strict=True):
+        # After one step from zero moments the first moment is (1 - beta1) times the gradient.
+        fresh = torch.nn.Parameter(old.clone())
+        fresh.grad = (state["exp_avg"] / (1 - OPTIM.betas[0])).to(fresh.dtype)
+        torch.optim.AdamW([fresh], lr=1e-2, betas=OPTIM.betas, eps=OPTIM.eps, weight_decay=OPTIM.weight_decay).step()
+        worst = max(worst, float((weight - fresh).abs().max()))
+    return {
+        "moments_before": moments_before,
+        "zeroed": zeroed,
+        "steps": steps,
+        "unchanged": unchanged,
+        "dtypes": {str(weight.dtype) for weight in before},
+        "difference_from_fresh": worst,
+    }
+
+
+def gathered_equals_exported(ds_config: str) -> bool:
+    """Whether the weights that generate and the weights that are saved are the same, and training goes on after."""
+    engine = tiny_engine(ds_config, "fp32")
+    engine.train_step(tiny_batch(1000), 1e-2)
+    with engine.gathered() as model:
+        seen = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    exported = engine.gathered_weights()
+    engine.train_step(tiny_batch(1000), 1e-2)
+    return rank() != 0 or all(torch.equal(seen[name], exported[name]) for name in seen)
+
+
+def run_training(config: Config, resume: bool) -> list[dict[str, Any]]:
+    """Train a recipe and return its metrics."""
+    train(config, resume=resume)
+    lines = (Path(config.run.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def stages_by_step(config: Config) -> list[tuple[int, int]]:
+    """Train a recipe without evaluation; return (stage, number removed) of each step as this rank saw it."""
+    controller, engine = _controller(config)
+    seen = []
+    for stage, batches in controller.stages():
+        for batch in batches:
+            controller.after_step(engine.train_step(batch, 1e-3))
+            seen.append((stage.index, stage.num_removed))
+    return seen
+
+
+def rows_by_step(config: Config) -> list[list[tuple[int, ...]]]:
+    """Return the label tokens of the rows this rank trains on at each step, without training."""
+    controller, _ = _controller(config)
+    return [
+        [row for micro_batch in batch.micro_batches for row in _label_rows(micro_batch)]
+        for _, batches in controller.stages()
+        for batch in _without_training(controller, batches)
+    ]
+
+
+def _controller(config: Config) -> tuple[StageController, Engine]:
+    tokenizer = build_tokenizer(config.model)
+    examples, validation = _load_data(config, tokenizer)
+    engine = _build_engine(config, tokenizer, examples, validation)
+    return StageController(config, examples, engine), engine
+
+
+def _without_training(controller: StageController, batches: Any) -> Any:
+    for batch in batches:
+        yield batch
+        controller.step += 1
+
+
+def _label_rows(micro_batch: MicroBatch) -> list[tuple[int, ...]]:
+    rows = [
+        tuple(ids[mask.bool()].tolist())
+        for ids, mask in zip(micro_batch.input_ids, micro_batch.attention_mask, strict=True)
+    ]
+    carries = (micro_batch.labels != IGNORE_INDEX).any(-1).tolist()
+    return [row for row, has_labels in zip(rows, carries, strict=True) if has_labels]

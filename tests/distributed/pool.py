@@ -1,0 +1,69 @@
+"""Two real gloo ranks that stay alive over many tests, since starting them costs seconds."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+SECONDS_PER_JOB = 180
+
+
+class RankPool:
+    """Runs a function on every rank and returns the results in rank order."""
+
+    def __init__(self, num_ranks: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._connections: list[Connection] = []
+        self._processes = []
+        for rank in range(num_ranks):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, rank, num_ranks, port), daemon=True)
+            process.start()
+            self._connections.append(here)
+            self._processes.append(process)
+
+    def run(self, job: Callable[..., Any], *args: Any) -> list[Any]:
+        """Run ``job(*args)`` on all ranks at once; a failure or a hang on any of them fails the test."""
+        for connection in self._connections:
+            connection.send((job, args))
+        results, faults = [], []
+        for rank, connection in enumerate(self._connections):
+            if not connection.poll(SECONDS_PER_JOB):
+                self.close()
+                raise AssertionError(f"rank {rank} did not answer within {SECONDS_PER_JOB} s; earlier faults: {faults}")
+            done, value = connection.recv()
+            (results if done else faults).append(value)
+        assert not faults, "\n".join(faults)
+        return results
+
+    def close(self) -> None:
+        """End the ranks."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def _serve(connection: Connection, rank: int, num_ranks: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(num_ranks),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cpu",
+    )
+    from pipeline.engine import init_distributed
+
+    init_distributed()
+    while True:
+        job, args = connection.recv()
+        try:
+            connection.send((True, job(*args)))
+        except BaseException:
+            connection.send((False, f"rank {rank}:\n{traceback.format_exc()}"))

@@ -1,0 +1,72 @@
+"""Whole runs on two ranks against the same run on one."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine import init_distributed
+from tests.distributed import jobs
+from tests.distributed.pool import RankPool
+from tests.tiny import tiny_config
+
+
+def _figures(rows: list[dict[str, Any]], kind: str) -> list[tuple[float, ...]]:
+    names = {"train": ("step", "num_removed", "loss"), "evaluation": ("step", "accuracy", "num_examples")}[kind]
+    return [tuple(row[name] for name in names) for row in rows if row["kind"] == kind]
+
+
+@pytest.mark.parametrize("ds_config", ["zero0", "zero3"])
+def test_two_ranks_train_as_one_over_all_stages(two_ranks: RankPool, tmp_path: Path, ds_config: str) -> None:
+    init_distributed()
+    runs = {}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        runs[name] = tiny_config(tmp_path / name, engine__deepspeed=f"ds_configs/{ds_config}.json")
+    one = jobs.run_training(runs["one"], False)
+    two = two_ranks.run(jobs.run_training, runs["two"], False)[0]
+    expected, measured = _figures(one, "train"), _figures(two, "train")
+    assert len({num_removed for _, num_removed, _ in expected}) == 5
+    assert [row[:2] for row in measured] == [row[:2] for row in expected]
+    assert [row[2] for row in measured] == pytest.approx([row[2] for row in expected], abs=1e-5)
+    assert all(row[2] == 7 for row in _figures(two, "evaluation"))  # an odd number, each counted once
+    assert _figures(two, "evaluation") == _figures(one, "evaluation")
+
+
+def test_the_global_batch_does_not_depend_on_the_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
+    init_distributed()
+    config = tiny_config(tmp_path)
+    first, second = two_ranks.run(jobs.rows_by_step, config)
+    together = [sorted(a + b) for a, b in zip(first, second, strict=True)]
+    assert together == [sorted(rows) for rows in jobs.rows_by_step(config)]
+    assert all(first) and all(second)  # both ranks had work at each step
+
+
+def test_ranks_agree_on_the_stage_of_an_adaptive_run(two_ranks: RankPool, tmp_path: Path) -> None:
+    adaptive = {"loss_threshold": 3.6, "window": 2, "min_steps": 2, "max_steps": 4}
+    config = tiny_config(tmp_path, schedule__kind="adaptive", schedule__adaptive=adaptive, schedule__final_epochs=1)
+    first, second = two_ranks.run(jobs.stages_by_step, config)
+    assert first == second
+    assert first[-1][1] == 4 and len({stage for stage, _ in first}) == 5
+
+
+@pytest.mark.parametrize("ds_config", ["zero0", "zero1", "zero2", "zero3"])
+def test_a_resumed_run_equals_the_uninterrupted_one(two_ranks: RankPool, tmp_path: Path, ds_config: str) -> None:
+    config = tiny_config(
+        tmp_path,
+        engine__deepspeed=f"ds_configs/{ds_config}.json",
+        run__checkpoint_every=3,
+        run__keep_checkpoints=100,
+        run__log_every=1,
+    )
+    whole = two_ranks.run(jobs.run_training, config, False)[0]
+    # Step 6 is in mid-stage; go back to it, as if the run had been cut just before its next checkpoint.
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert any(path.name == "step_00000006" for path in checkpoints)
+    for path in checkpoints:
+        if path.name > "step_00000006":
+            shutil.rmtree(path)
+    resumed = two_ranks.run(jobs.run_training, config, True)[0]
+    for kind in ("train", "evaluation"):
+        assert _figures(resumed, kind) == _figures(whole, kind)

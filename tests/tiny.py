@@ -1,0 +1,64 @@
+"""A run small enough for a test: 2x2-digit multiplication on the real path, with a GPT-2 of some thousand weights."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import Config, load_config
+from pipeline.records import write_records
+from pipeline.tasks import Multiplication, generate_splits
+
+ROOT = Path(__file__).parents[1]
+RECIPE: dict[str, Any] = {
+    "format": {
+        "question": "{question}",
+        "first_separator": " = ",
+        "cot": "{cot}",
+        "second_separator": " #### ",
+        "answer": "{answer}",
+    },
+    "model": {
+        "tokenizer": "words",
+        "from_scratch": {
+            "model_type": "gpt2",
+            "n_layer": 1,
+            "n_embd": 16,
+            "n_head": 2,
+            "n_positions": 40,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    },
+    # 56 rows in batches of 8 are 7 steps an epoch; 3 tokens an epoch make a stage of 2 steps.
+    "schedule": {"removed_per_epoch": 3, "hold_epochs": 0.3, "final_epochs": 0.5, "remove_all_beyond": 4},
+    "optim": {"lr": 1e-3, "global_batch_size": 8},
+    "engine": {"micro_batch_tokens": 60, "num_threads": 1},
+    "evaluation": {"num_examples": 7, "every_stages": 2, "batch_size": 4},
+    "run": {"log_every": 1},
+}
+
+
+def write_recipe(folder: Path, **overrides: Any) -> Path:
+    """Write data and recipe into ``folder``; overrides are dotted names with ``__`` for the dot. Return the recipe."""
+    for name, rows in generate_splits([Multiplication(2, 2)], 56, 13, 9, seed=3).items():
+        write_records(folder / f"{name}.txt", rows)
+    recipe = {section: dict(values) for section, values in RECIPE.items()}
+    recipe["data"] = {
+        "train": str(folder / "train.txt"),
+        "validation": str(folder / "validation.txt"),
+        "cache_dir": str(folder / "cache"),
+    }
+    recipe["run"]["output_dir"] = str(folder / "run")
+    for dotted, value in overrides.items():
+        section, name = dotted.split("__", 1)
+        recipe[section][name] = value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def tiny_config(folder: Path, **overrides: Any) -> Config:
+    """Return the configuration of ``write_recipe``."""
+    return load_config(write_recipe(folder, **overrides))
