@@ -45,15 +45,15 @@ def parse_command_line(
     for path in recipe_paths:
         settings.update(_flatten(_load_yaml(path)))
     faults = _faults_of_settings(parser, [*settings.items(), *overrides])
-    if faults:
-        raise UserError("\n".join(faults))
-    config = _instantiate(parser, {**settings, **dict(overrides)})
-    if "print_config" in given:
+    sound = {name: value for name, value in [*settings.items(), *overrides] if name not in faults}
+    config = _instantiate(parser, sound)
+    if "print_config" in given and not faults:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
-    faults = check(config)
-    if faults:
-        raise UserError("\n".join(faults))
+    # A setting that could not be read stands at its default here; what that breaks is not the user's second mistake.
+    others = [fault for fault in check(config) if not any(name in fault for name in faults)]
+    if faults or others:
+        raise UserError("\n".join([*faults.values(), *others]))
     return config, given
 
 
@@ -173,18 +173,18 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {near[0]}?" if near else " `--help` lists the settings."
 
 
-def _faults_of_settings(parser: ArgumentParser, settings: Sequence[tuple[str, Any]]) -> list[str]:
-    """Try each setting alone, so that all wrong names and types are told together."""
-    faults = []
+def _faults_of_settings(parser: ArgumentParser, settings: Sequence[tuple[str, Any]]) -> dict[str, str]:
+    """Try each setting alone, so that all wrong names and types are told together; by name."""
+    faults = {}
     for name, value in settings:
         if not _is_known(name):
-            faults.append(f"{name}: unknown setting.{_hint(name, list(FIELD_TYPES))}")
+            faults[name] = f"{name}: unknown setting.{_hint(name, list(FIELD_TYPES))}"
             continue
         try:
             parser.parse_object(_nest({name: value}))
         except (ArgumentError, TypeError, ValueError) as error:
             reason = re.sub(r"\s+", " ", str(error).split("\n", 1)[-1]).strip()
-            faults.append(f"{name} ({value!r}): {reason}")
+            faults[name] = f"{name} ({value!r}): {reason}"
     return faults
 
 

@@ -1,0 +1,155 @@
+"""Whole runs in one process: what is saved answers as what was trained, from every format and kind of model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.comparison import compare_models
+from pipeline.config import Config, load_config
+from pipeline.errors import UserError
+from pipeline.train import train
+from tests.tiny import RECIPE, tiny_config, write_recipe
+
+PAPER_FORMAT = {"question": "{bos} {question} ", "first_separator": "{eos}", "cot": " {cot} "}
+PAPER_FORMAT |= {"second_separator": "{eos}", "answer": " #### {answer} "}
+LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
+LLAMA |= {"initializer_range": 0.3, "intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 40}
+
+
+def _rows(config: Config, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.run.output_dir) / name).read_text().splitlines()]
+
+
+def _samples_of_kept_model(config: Config, step: int | None) -> list[dict[str, Any]]:
+    return [row for row in _rows(config, "samples.jsonl") if row["step"] == step]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param({}, id="gpt2"),
+        pytest.param({"removal__keep_positions": True}, id="gpt2-kept-positions"),
+        pytest.param({"removal__keep_positions": True, "model__from_scratch": LLAMA}, id="llama-kept-positions"),
+        pytest.param({"format": PAPER_FORMAT, "removal__keep_positions": True}, id="paper-format"),
+        pytest.param({"format": PAPER_FORMAT, "format__keep_second_separator": False}, id="second-separator-goes"),
+        pytest.param({"removal__side": "right"}, id="right"),
+        pytest.param({"engine__precision": "bf16"}, id="bf16"),
+    ],
+)
+def test_the_saved_model_answers_as_it_was_evaluated(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    config = tiny_config(tmp_path, **overrides)
+    result = train(config)
+    in_run = _samples_of_kept_model(config, result.best_step)
+    assert len(in_run) == 7
+    assert len({row["text"] for row in in_run}) > 3  # or agreement would say little
+    report = compare_models(
+        [result.model_dir], config.data, num_removed=None, num_examples=7, num_timed=2, batch_size=3
+    )[0]
+    assert [sample.text for sample in report.evaluation.samples] == [row["text"] for row in in_run]
+    assert report.evaluation.accuracy == result.best_accuracy
+    assert report.examples_per_second > 0
+
+
+def test_plain_generate_answers_as_our_evaluation_with_kept_positions(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, removal__keep_positions=True)
+    result = train(config)
+    model = AutoModelForCausalLM.from_pretrained(result.model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(result.model_dir)
+    # 40 positions less the 8 tokens of the CoT, whose rows of the position table are gone.
+    assert model.config.n_positions == 32
+    for row in _samples_of_kept_model(config, result.best_step):
+        prompt = tokenizer(f"{row['question']} =", return_tensors="pt")
+        written = model.generate(**prompt, max_new_tokens=len(row["text"].split()))[0, prompt.input_ids.shape[1] :]
+        assert tokenizer.decode(written) == row["text"]
+
+
+def test_the_run_directory_holds_what_the_run_needs(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, run__keep_stages=[0, 2])
+    result = train(config)
+    run_dir = tmp_path / "run"
+    assert load_config(run_dir / "recipe.yaml") == config
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["world_size"] == 1 and environment["versions"]["deepspeed"]
+    rows = _rows(config, "metrics.jsonl")
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == list(range(1, result.num_steps + 1))
+    # hold 2 steps, then a stage every 2 steps (7 an epoch, 3 tokens an epoch), the last of 4 (half an epoch).
+    assert [row["num_removed"] for row in rows if row["kind"] == "train"] == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
+    assert [row["step"] for row in rows if row.get("after_reset")] == [5, 7, 9, 11]
+    needed = {"epoch", "stage", "loss", "token_accuracy", "lr", "grad_norm", "tokens_per_second", "memory_mib"}
+    assert needed <= rows[0].keys()
+    assert sorted(path.name for path in (run_dir / "stages").iterdir()) == ["removed_0000", "removed_0002"]
+    assert len(list((run_dir / "checkpoints").iterdir())) == 2
+
+
+def test_a_run_starts_from_an_explicit_checkpoint_at_a_given_number_removed(tmp_path: Path) -> None:
+    first = tiny_config(tmp_path, schedule__kind="explicit_cot", schedule__final_epochs=1)
+    kept = train(first)
+    assert kept.best_accuracy is not None
+    weights = AutoModelForCausalLM.from_pretrained(kept.model_dir).state_dict()
+
+    (tmp_path / "second").mkdir()
+    recipe = {"model__name_or_path": str(kept.model_dir), "model__from_scratch": None, "schedule__start_removed": 2}
+    second = tiny_config(tmp_path / "second", **recipe, schedule__max_steps=1, schedule__hold_epochs=0, optim__lr=1e-12)
+    train(second)
+    rows = _rows(second, "metrics.jsonl")
+    assert [row["num_removed"] for row in rows if row["kind"] == "train"] == [2]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "second" / "run" / "model").state_dict()
+    assert all(torch.allclose(loaded[name], weights[name], atol=1e-6) for name in weights)
+
+
+@pytest.mark.parametrize(("kind", "num_removed", "has_cot"), [("explicit_cot", 0, True), ("no_cot", 4, False)])
+def test_baselines_stay_in_their_stage(tmp_path: Path, kind: str, num_removed: int, has_cot: bool) -> None:
+    config = tiny_config(tmp_path, schedule__kind=kind, schedule__final_epochs=1, schedule__max_steps=9)
+    assert train(config).num_steps == 9
+    rows = _rows(config, "metrics.jsonl")
+    assert {row["num_removed"] for row in rows} == {num_removed}
+    assert not any(row.get("after_reset") for row in rows)
+    assert any(row["kind"] == "evaluation" for row in rows)
+
+
+def test_dropout_is_resumed_too(tmp_path: Path) -> None:
+    dropout = {**RECIPE["model"]["from_scratch"], "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
+    config = tiny_config(
+        tmp_path, model__from_scratch=dropout, run__checkpoint_every=5, run__keep_checkpoints=9, schedule__max_steps=8
+    )
+    train(config)
+    whole = [row["loss"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if path.name > "step_00000005":
+            (path / "manifest.json").write_text("{")  # a damaged checkpoint is passed over
+    train(config, resume=True)
+    assert [row["loss"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"] == whole
+
+
+def test_an_earlier_run_is_neither_mixed_nor_lost(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, schedule__max_steps=2)
+    train(config)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="--resume.*--overwrite"):
+        train(config)
+    broken = tiny_config(tmp_path, schedule__max_steps=2, data__train=str(tmp_path / "nowhere.txt"))
+    with pytest.raises(UserError, match="nowhere.txt"):
+        train(broken, overwrite=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    train(config, overwrite=True)
+    assert len(_rows(config, "metrics.jsonl")) == len(before.splitlines())
+
+
+def test_steps_are_removed_whole(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, removal__unit="step", schedule__remove_all_beyond=None)
+    for name, numbers in {"train": range(20, 76), "validation": range(10)}.items():
+        rows = [
+            {"question": f"{i // 10} {i % 10}", "steps": ["1 2", "3", "4 5 6"][: 1 + i % 3], "answer": str(i % 10)}
+            for i in numbers
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe.write_text(recipe.read_text().replace(".txt", ".jsonl"))
+    config = load_config(recipe)
+    train(config)
+    removed = [row["num_removed"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
+    assert sorted(set(removed)) == [0, 1, 2, 3]
