@@ -1,11 +1,13 @@
 """Whole runs on two ranks against the same run on one."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.comparison import compare_models
 from pipeline.engine import init_distributed
 from tests.distributed import jobs
 from tests.distributed.pool import RankPool
@@ -32,6 +34,19 @@ def test_two_ranks_train_as_one_over_all_stages(two_ranks: RankPool, tmp_path: P
     assert [row[2] for row in measured] == pytest.approx([row[2] for row in expected], abs=1e-5)
     assert all(row[2] == 7 for row in _figures(two, "evaluation"))  # an odd number, each counted once
     assert _figures(two, "evaluation") == _figures(one, "evaluation")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_trained_in_parts_is_saved_whole(two_ranks: RankPool, tmp_path: Path, precision: str) -> None:
+    config = tiny_config(tmp_path, engine__deepspeed="ds_configs/zero3.json", engine__precision=precision)
+    rows = two_ranks.run(jobs.run_training, config, False)[0]
+    best = max(row["accuracy"] for row in rows if row["kind"] == "evaluation" and row["num_removed"] == 4)
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    last = [row for row in samples if row["step"] == rows[-1]["step"]]
+    folder = tmp_path / "run" / "model"
+    report = compare_models([folder], config.data, num_removed=None, num_examples=7, num_timed=1, batch_size=7)[0]
+    assert report.evaluation.accuracy == best
+    assert [sample.text for sample in report.evaluation.samples] == [row["text"] for row in last]
 
 
 def test_the_global_batch_does_not_depend_on_the_ranks(two_ranks: RankPool, tmp_path: Path) -> None:

