@@ -38,7 +38,8 @@ class AnswerSpec:
         """Return the same model's spec for another number of removed units; None changes nothing."""
         if num_removed is None:
             return self
-        return dataclasses.replace(self, num_removed=num_removed, removes_all=num_removed >= self.longest_cot)
+        removes_all = num_removed >= self.longest_cot or (self.removes_all and num_removed >= self.num_removed)
+        return dataclasses.replace(self, num_removed=num_removed, removes_all=removes_all)
 
     def save(self, folder: Path) -> None:
         """Write ``tacit.json`` into a model's folder."""

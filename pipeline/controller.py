@@ -21,6 +21,7 @@ from pipeline.schedule import (
     adaptive_start,
     fixed_schedule,
     last_num_removed,
+    num_final_steps,
 )
 
 
@@ -63,7 +64,7 @@ class StageController:
             return self._fixed.num_steps
         limits = [self._config.schedule.max_steps] if self._config.schedule.max_steps is not None else []
         if self.in_last_stage:
-            final_steps = round(self._config.schedule.final_epochs * self.steps_per_epoch)
+            final_steps = num_final_steps(self._config.schedule.final_epochs, self.steps_per_epoch)
             limits.append(self.stage.first_step + final_steps)
         return min(limits, default=None)
 

@@ -3,7 +3,8 @@
 Source: arXiv:2405.14838, section 4 (exact match of greedily decoded answers).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,18 +44,22 @@ def greedy_decode(
         model: In evaluation mode, whole on this rank.
         prompts: Question and first separator, with their position ids.
         layout: Gives padding and end token.
-        max_new_tokens: Most tokens written for a prompt.
+        max_new_tokens: Most tokens written for a prompt; fewer where the model's positions end before that.
         batch_size: Prompts decoded together; they are sorted by length first.
 
     Returns:
         For each prompt, in the order given, the tokens written, without the final end token.
     """
+    room = [model.config.max_position_embeddings - 1 - int(prompt.row.position_ids[-1]) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].row.input_ids))
+    roomy = [i for i in order if room[i] >= max_new_tokens]
+    batches = [roomy[begin : begin + batch_size] for begin in range(0, len(roomy), batch_size)]
+    # A row near the model's last position is decoded alone, or its limit would cut off what others still have to write.
+    batches += [[i] for i in order if room[i] < max_new_tokens]
     written: list[list[int]] = [[] for _ in prompts]
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
-        continuations = _decode_batch(model, [prompts[i] for i in chosen], layout, max_new_tokens)
-        for i, ids in zip(chosen, continuations, strict=True):
+    for batch in batches:
+        limit = min(max_new_tokens, room[batch[0]])
+        for i, ids in zip(batch, _decode_batch(model, [prompts[i] for i in batch], layout, limit), strict=True):
             written[i] = cut_at_end(ids, layout.end_id, prompts[i].num_end_tokens)
     return written
 
@@ -74,16 +79,28 @@ def _decode_batch(
         attention_mask[i, begin:] = 1
     device = model.device
     ends = torch.tensor([prompt.num_end_tokens for prompt in prompts], device=device)
-    output = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        position_ids=position_ids.to(device),
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=layout.pad_id, eos_token_id=None
-        ),
-        stopping_criteria=StoppingCriteriaList([_EndTokenCount(longest, layout.end_id, ends)]),
-    )
+    with _without_own_settings(model):
+        output = model.generate(
+            input_ids=input_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            position_ids=position_ids.to(device),
+            generation_config=GenerationConfig(
+                max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=layout.pad_id
+            ),
+            stopping_criteria=StoppingCriteriaList([_EndTokenCount(longest, layout.end_id, ends)]),
+        )
     return output[:, longest:].tolist()
+
+
+@contextmanager
+def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Set the model's generation settings aside: generate() takes from them whatever is not said, as the end token."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def cut_at_end(ids: Sequence[int], end_id: int, num_end_tokens: int) -> list[int]:

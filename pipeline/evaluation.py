@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.answer_spec import AnswerSpec
 from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, split_continuation
 from pipeline.engine import gather_lists, rank, world_size
+from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
 from pipeline.layout import assemble_prompt
 from pipeline.removal import remove_cot_tokens
@@ -65,8 +66,13 @@ def evaluate(
     spec: AnswerSpec,
     batch_size: int,
 ) -> Evaluation:
-    """Answer every row greedily, shared out over the ranks; each rank returns the whole result."""
+    """Answer every row greedily, shared out over the ranks; each rank returns the whole result.
+
+    Raises:
+        UserError: If a question is longer than the model.
+    """
     prompts, max_new_tokens = make_prompts(examples, spec)
+    _check_positions(model, prompts)
     mine = range(rank(), len(examples), world_size())
     written = greedy_decode(model, [prompts[i] for i in mine], examples.layout, max_new_tokens, batch_size)
     questions, answers = examples.texts("question", mine), examples.texts("answer", mine)
@@ -75,6 +81,15 @@ def evaluate(
         for i, question, answer, ids in zip(mine, questions, answers, written, strict=True)
     ]
     return Evaluation(tuple(sorted(gather_lists(samples), key=lambda sample: sample.row)))
+
+
+def _check_positions(model: PreTrainedModel, prompts: Sequence[Prompt]) -> None:
+    needed = max(int(prompt.row.position_ids[-1]) + 2 for prompt in prompts)  # one token of answer at least
+    if needed > model.config.max_position_embeddings:
+        raise UserError(
+            f"data: a question needs {needed} positions, the model has {model.config.max_position_embeddings}; leave "
+            "such rows out, or take a model with more positions."
+        )
 
 
 def make_prompts(examples: ExampleSet, spec: AnswerSpec) -> tuple[list[Prompt], int]:

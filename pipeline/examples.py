@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -88,12 +87,17 @@ class ExampleSet:
         """Return the units (tokens or steps) in the longest CoT."""
         return int(self.lengths("cot_ids" if unit == "token" else "cot_step_lengths").max())
 
-    @cached_property
-    def longest_row(self) -> int:
-        """Tokens in the longest full row."""
+    def longest_row(self, longest_cot: int | None = None) -> int:
+        """Return the positions that the longest full row takes.
+
+        Args:
+            longest_cot: With kept positions, the tokens of the CoT behind which every row's answer stands.
+        """
         separators = len(self.layout.first_separator_ids) + len(self.layout.second_separator_ids)
-        lengths = [self.lengths(name) for name in ("question_ids", "cot_ids", "answer_ids")]
-        return int(np.sum(lengths, axis=0).max()) + separators
+        cot_lengths = self.lengths("cot_ids")
+        if longest_cot is not None:
+            cot_lengths = np.maximum(cot_lengths, longest_cot)
+        return int((self.lengths("question_ids") + cot_lengths + self.lengths("answer_ids")).max()) + separators
 
 
 def load_examples(

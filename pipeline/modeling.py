@@ -45,14 +45,14 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def build_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, longest_row: int, dtype: torch.dtype, seed: int
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int, dtype: torch.dtype, seed: int
 ) -> PreTrainedModel:
     """Return the recipe's model, with weights.
 
     Args:
         config: Which model.
         tokenizer: Gives a model from scratch its vocabulary and special tokens.
-        longest_row: Tokens of the longest row; the model must have positions for them.
+        num_positions: Positions that the longest row takes; the model must have as many.
         dtype: Type the weights are loaded in.
         seed: Seeds the weights of a model from scratch.
 
@@ -60,7 +60,7 @@ def build_model(
         UserError: If the model cannot be loaded, lacks weights, or is too small for vocabulary or rows.
     """
     model_config = build_model_config(config, tokenizer)
-    _check_size(model_config, tokenizer, longest_row)
+    _check_size(model_config, tokenizer, num_positions)
     attention = choose_attention(config.attention, dtype)
     logger.info("attention: %s", attention)
     if config.from_scratch is not None:
@@ -147,12 +147,11 @@ def load_for_inference(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
         raise UserError(f"{folder}: the model could not be loaded ({_first_line(error)}).") from error
 
 
-def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, longest_row: int) -> None:
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and longest_row > positions:
+def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
+    if num_positions > config.max_position_embeddings:
         raise UserError(
-            f"data: the longest row has {longest_row} tokens, the model {positions} positions; set data.max_tokens to "
-            f"{positions} or below to drop longer rows, or take a model with more positions."
+            f"data: the longest row takes {num_positions} positions, the model has {config.max_position_embeddings}; "
+            "drop long rows with data.max_tokens, or take a model with more positions."
         )
     if len(tokenizer) > config.vocab_size:
         raise UserError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipeline.config import AdaptiveConfig, ScheduleConfig
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ def last_num_removed(longest_cot: int, remove_all_beyond: int | None) -> int:
     return longest_cot if remove_all_beyond is None else min(longest_cot, remove_all_beyond)
 
 
+def num_final_steps(final_epochs: float, steps_per_epoch: int) -> int:
+    """Return the optimizer steps of the last stage: at least one, if it lasts at all."""
+    return max(1, round(final_epochs * steps_per_epoch)) if final_epochs else 0
+
+
 def fixed_schedule(config: ScheduleConfig, steps_per_epoch: int, longest_cot: int) -> Schedule:
     """Lay out a fixed schedule or a baseline.
 
@@ -67,10 +73,13 @@ def fixed_schedule(config: ScheduleConfig, steps_per_epoch: int, longest_cot: in
         steps_per_epoch: Optimizer steps in one pass over the training rows, >= 1.
         longest_cot: Units (tokens or steps) in the longest training CoT.
 
+    Raises:
+        UserError: If the run has no step.
+
     Source: arXiv:2405.14838, section 3.
     """
     assert config.kind != "adaptive"
-    final_steps = round(config.final_epochs * steps_per_epoch)
+    final_steps = num_final_steps(config.final_epochs, steps_per_epoch)
     last = last_num_removed(longest_cot, config.remove_all_beyond)
     if config.kind == "explicit_cot":
         stages = [Stage(0, 0, removes_all=False, first_step=0, smooths=False, resets_optimizer=False)]
@@ -81,6 +90,8 @@ def fixed_schedule(config: ScheduleConfig, steps_per_epoch: int, longest_cot: in
     num_steps = stages[-1].first_step + final_steps
     if config.max_steps is not None:
         num_steps = config.max_steps if len(stages) == 1 else min(num_steps, config.max_steps)
+    if num_steps == 0:
+        raise UserError("schedule.final_epochs (0) leaves the run without a step; raise it.")
     return Schedule(tuple(stage for stage in stages if stage.first_step < num_steps), num_steps)
 
 

@@ -117,11 +117,18 @@ def _load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Exam
 def _build_engine(
     config: Config, tokenizer: PreTrainedTokenizerBase, examples: ExampleSet, validation: ExampleSet
 ) -> Engine:
-    longest_row = max(examples.longest_row, validation.longest_row)
+    budget, longest_row = config.engine.micro_batch_tokens, examples.longest_row()
+    if budget < longest_row:
+        raise UserError(
+            f"engine.micro_batch_tokens ({budget}) must hold the longest training row ({longest_row} tokens); raise it "
+            "or drop long rows with data.max_tokens."
+        )
+    longest_cot = examples.longest_cot("token") if config.removal.keep_positions else None
+    num_positions = max(rows.longest_row(longest_cot) for rows in (examples, validation))
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     hidden_size = build_model_config(config.model, tokenizer).hidden_size
     return build_engine(
-        lambda: build_model(config.model, tokenizer, longest_row, dtype, config.run.seed),
+        lambda: build_model(config.model, tokenizer, num_positions, dtype, config.run.seed),
         hidden_size,
         config.engine,
         config.optim,

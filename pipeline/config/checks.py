@@ -31,6 +31,7 @@ MINIMUM = {
     "evaluation.every_stages": 1,
     "evaluation.num_examples": 1,
     "evaluation.batch_size": 1,
+    "run.seed": 0,
     "run.log_every": 1,
     "run.checkpoint_every": 1,
     "run.keep_checkpoints": 1,

@@ -136,6 +136,9 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
+        is_section = any(known.startswith(f"{name}.") for known in FIELD_TYPES)
+        if is_section and value is None:
+            continue  # a section all of whose lines are commented out
         if isinstance(value, dict) and name not in FREE_FORM:
             flat.update(_flatten(value, f"{name}."))
         else:
@@ -174,7 +177,13 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 def _faults_of_settings(parser: ArgumentParser, settings: Sequence[tuple[str, Any]]) -> dict[str, str]:
-    """Try each setting alone, so that all wrong names and types are told together; by name."""
+    """Return what is wrong with each setting, by name."""
+    try:
+        if all(_is_known(name) for name, _ in settings):
+            parser.parse_object(_nest(dict(settings)))
+            return {}
+    except (ArgumentError, TypeError, ValueError):
+        pass  # try each setting alone, which takes longer, so that all faults are told together
     faults = {}
     for name, value in settings:
         if not _is_known(name):
@@ -203,11 +212,11 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scalar(value: Any) -> Any:
-    """Read a text as YAML would, and as a number where only YAML 1.1 does not (``3e-4``)."""
+    """Read a text as YAML would, and as a number where only YAML 1.1 does not (``3e-4``, ``inf``)."""
     if not isinstance(value, str):
         return value
     try:
-        return float(value) if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value) else yaml.safe_load(value)
+        return float(value) if re.fullmatch(r"[+-]?([\d.]+[eE][+-]?\d+|inf)", value) else yaml.safe_load(value)
     except (ValueError, yaml.YAMLError):
         return value
 

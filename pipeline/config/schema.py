@@ -126,7 +126,7 @@ class ScheduleConfig:
     final_epochs: float = 1.0
     """Epochs in the last stage (for the baselines: in their only stage)."""
     max_steps: int | None = None
-    """End of the run in optimizer steps, whatever the stage; null sets no such end."""
+    """Optimizer steps at which the run ends, whatever the stage; the exact length of a run of one stage."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     """Settings of the adaptive schedule."""
 

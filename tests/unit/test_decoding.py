@@ -51,10 +51,12 @@ def prompts(shift: int, num_end_tokens: list[int]) -> list[Prompt]:
 
 
 @pytest.mark.parametrize("shift", [0, 17])
-@pytest.mark.parametrize("batch_size", [1, 4, 6])
-def test_equals_decoding_by_hand(tiny_model: PreTrainedModel, shift: int, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "pad_id"), [(1, PAD), (4, PAD), (6, PAD), (6, END)])
+def test_equals_decoding_by_hand(tiny_model: PreTrainedModel, shift: int, batch_size: int, pad_id: int) -> None:
     ends = [2, 1, 2, 3, 1, 2]
-    written = greedy_decode(tiny_model, prompts(shift, ends), LAYOUT, MAX_NEW_TOKENS, batch_size)
+    # Where padding is the end token, only the mask tells it from the separator.
+    layout = SequenceLayout((END,), (END,), END, pad_id)
+    written = greedy_decode(tiny_model, prompts(shift, ends), layout, MAX_NEW_TOKENS, batch_size)
     expected = [
         decode_by_hand(tiny_model, question, shift, count, MAX_NEW_TOKENS)
         for question, count in zip(QUESTIONS, ends, strict=True)

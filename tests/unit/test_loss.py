@@ -1,4 +1,4 @@
-"""The loss of micro-batches: sums over label tokens, whatever the arrangement (section 5 of the method's description)."""
+"""The loss of micro-batches: a sum over label tokens, the same in whatever arrangement."""
 
 import pytest
 import torch
@@ -122,12 +122,11 @@ def test_padding_of_a_long_neighbour_does_not_matter(tiny_model: PreTrainedModel
     torch.testing.assert_close(together, apart, rtol=1e-6, atol=0)
 
 
-def test_question_and_separator_carry_no_label(tiny_model: PreTrainedModel) -> None:
-    # The gradient of the logits is zero at every place that predicts a question token or the first separator.
+def test_logits_are_computed_for_label_tokens_alone(tiny_model: PreTrainedModel) -> None:
     (row,) = rows(2)[1:]
     seen = []
     hook = tiny_model.get_output_embeddings().register_forward_hook(lambda _m, _i, logits: seen.append(logits.shape))
     token_loss_sum(tiny_model, collate([row], LAYOUT), CPU)
     hook.remove()
-    # Logits are computed for the label tokens alone: CoT 1, separator, answer, end.
+    # One CoT token, second separator, answer, end; none for the question and the first separator.
     assert [shape.numel() // shape[-1] for shape in seen] == [4]

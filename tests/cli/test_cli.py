@@ -1,0 +1,165 @@
+"""The `tacit` command through the shell: help, mistakes, exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cli.main import COMMANDS
+from pipeline.config.parsing import FIELD_TYPES
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "deepspeed", "datasets")
+
+
+def tacit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run([sys.executable, "-m", "pipeline", *arguments])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def refused(*arguments: str) -> list[str]:
+    """Run a command that must be refused; returns the messages without their common beginning."""
+    finished = tacit(*arguments)
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stdout == ""
+    lines = finished.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("tacit: error: ") for line in lines), finished.stderr
+    return [line.removeprefix("tacit: error: ") for line in lines]
+
+
+# Help
+
+
+def test_help_lists_every_command() -> None:
+    finished = tacit("--help")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert all(f"  {name} " in finished.stdout and text in finished.stdout for name, text in COMMANDS.items())
+    assert all((ROOT / "pipeline" / "cli" / f"{name}.py").is_file() for name in COMMANDS)
+
+
+def test_no_command_shows_the_help_and_counts_as_wrong_use() -> None:
+    finished = tacit()
+    assert finished.returncode == 2
+    assert "train" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "mentions"),
+    [
+        ("train", ["--config", "--resume", "--overwrite", "--print_config", *(f"--{name}" for name in FIELD_TYPES)]),
+        ("evaluate", ["--model", "--data", "--num_removed", "--batch_size", "--json"]),
+        ("score", ["file", "--json"]),
+        ("data", ["multiplication", "split", "convert"]),
+    ],
+)
+def test_help_of_a_command_mentions_its_options(command: str, mentions: list[str]) -> None:
+    finished = tacit(command, "--help")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert [option for option in mentions if option not in finished.stdout] == []
+
+
+def test_help_explains_the_settings() -> None:
+    help_text = " ".join(tacit("train", "--help").stdout.split())
+    assert "Which end of the CoT goes first." in help_text  # the words under the field, which are its only source
+    assert "default: 4.0" in help_text
+
+
+def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+    """Importing torch takes seconds; a typing error must not cost them."""
+    code = f"""
+import sys
+from pipeline.cli.main import main
+for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["score", "--help"], ["data", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as stopped:
+        assert stopped.code == 0, arguments
+for arguments in (["trian"], ["train", "--optim.lrr=1"], ["train"], ["evaluate", "--modle=x"], ["score", "--jsn"]):
+    assert main(arguments) == 2, arguments
+print("loaded:", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    finished = _run([sys.executable, "-c", code])
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "loaded: []"
+
+
+# Mistakes
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    (message,) = refused("trian", "--config", "x.yaml")
+    assert "trian: unknown command. Did you mean train?" in message
+    assert all(name in message for name in COMMANDS)
+
+
+def test_every_wrong_setting_of_a_run_is_told(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optim:\n  lr: fast\n  batch_size: 8\nremoval:\n  keep_positions: true\n  side: right\n")
+    messages = refused("train", "--config", str(recipe), "--run.output_dri=x")
+    text = "\n".join(messages)
+    assert "optim.lr ('fast')" in text
+    assert "optim.batch_size: unknown setting. Did you mean optim.global_batch_size?" in text
+    assert "run.output_dri: unknown setting. Did you mean run.output_dir?" in text
+    assert "removal.keep_positions (true) needs removal.side left" in text
+    assert "data.train is not set" in text
+    assert len(messages) == len(set(messages))
+
+
+def test_missing_recipe_is_named() -> None:
+    (message,) = refused("train", "--config", "nowhere.yaml")
+    assert message.startswith("--config nowhere.yaml: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("evaluate", "--modle", "x"), "--modle: unknown option of tacit evaluate. Did you mean --model?"),
+        (("score", "--jsn", "x"), "--jsn: unknown option of tacit score. Did you mean --json?"),
+        (("data", "multiplicaton"), "Did you mean multiplication?"),
+        (("score", "nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_other_commands_say_it_in_one_line(arguments: tuple[str, ...], says: str) -> None:
+    (message,) = refused(*arguments)
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("evaluate", "--model=x", "--data=y", "--batch_size=many"), ("batch_size", "many")),
+        (("evaluate", "--model=x"), ("data",)),
+        (("score",), ("file",)),
+    ],
+)
+def test_wrong_and_missing_values_are_wrong_use(arguments: tuple[str, ...], named: tuple[str, ...]) -> None:
+    finished = tacit(*arguments)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert all(word in finished.stderr for word in named)
+
+
+def test_only_rank_zero_tells_the_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    finished = tacit("trian")
+    assert (finished.returncode, finished.stderr) == (2, "")
+
+
+# The resolved recipe
+
+
+def test_print_config_prints_a_recipe(tmp_path: Path) -> None:
+    finished = tacit("train", "--print_config", "--optim.lr=3e-4", "--removal.smoothing_lambda", ".inf")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    printed = yaml.safe_load(finished.stdout)
+    assert printed["optim"]["lr"] == 3e-4
+    assert printed["removal"]["smoothing_lambda"] == float("inf")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(finished.stdout)
+    assert tacit("train", "--config", str(recipe), "--print_config").stdout == finished.stdout
