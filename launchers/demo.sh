@@ -6,7 +6,7 @@ seed=${1:-0}
 
 # A lock with four states: of the digits, 7, 8 and 9 turn it by 1, 2 and 3, the others leave it as it is.
 lock='[[0,0,0,0,0,0,0,1,2,3],[1,1,1,1,1,1,1,2,3,0],[2,2,2,2,2,2,2,3,0,1],[3,3,3,3,3,3,3,0,1,2]]'
-tacit data automaton --machine table --transitions "$lock" --length 10 --num_train 50000 --output_dir data/lock --overwrite
+tacit data automaton --machine table --transitions "$lock" --length 12 --num_train 100000 --output_dir data/lock --overwrite
 
 run=runs/demo_seed$seed
 mkdir -p "$run"

@@ -9,14 +9,14 @@ from pipeline.errors import UserError
 from pipeline.train import train
 from tests.tiny import RECIPE, tiny_config
 
-SHORT = {**RECIPE["model"]["from_scratch"], "n_positions": 20}
+SHORT = {**RECIPE["model"]["from_scratch"], "n_positions": 19}
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"engine__micro_batch_tokens": 10}, r"engine.micro_batch_tokens \(10\) .* \(21 tokens\)"),
-        ({"model__from_scratch": SHORT}, "takes 21 positions, the model has 20"),
+        ({"engine__micro_batch_tokens": 10}, r"engine.micro_batch_tokens \(10\) .* \(20 tokens\)"),
+        ({"model__from_scratch": SHORT}, "takes 20 positions, the model has 19"),
         ({"model__from_scratch": {"model_type": "gtp2"}}, "model.from_scratch.model_type .*gtp2"),
         ({"model__from_scratch": {"model_type": "gpt2", "n_layers": 2}}, "model.from_scratch.n_layers"),
         ({"model__from_scratch": {"model_type": "gpt2", "vocab_size": 5}}, "tokens, the model only 5"),
