@@ -36,6 +36,8 @@ class MicroBatch:
 class StepBatch:
     """One rank's share of one optimizer step."""
 
+    step: int
+    """The optimizer step, from 0."""
     micro_batches: list[MicroBatch]
     num_label_tokens: int
     """Label tokens of the global batch: what the loss is divided by."""
@@ -168,6 +170,7 @@ class StepDataset(Dataset):
         lengths = [len(row.input_ids) for row in rows]
         plan = plan_micro_batches(lengths, self.num_ranks, self.micro_batch_tokens)[self.rank]
         return StepBatch(
+            step,
             [collate([rows[i] for i in positions], self.examples.layout) for positions in plan],
             num_label_tokens=sum(len(row.input_ids) - row.label_start for row in rows),
             num_rows=len(rows),

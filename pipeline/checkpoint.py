@@ -72,7 +72,7 @@ def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
             f"{chosen} was saved by {state['world_size']} ranks, this run has {world_size()}; "
             f"start it with {state['world_size']}."
         )
-    engine.load(chosen, state["step"])
+    engine.load(chosen)
     return state
 
 

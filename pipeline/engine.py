@@ -164,6 +164,10 @@ def _fill_ds_config(
 class _SafeCheckpointEngine(TorchCheckpointEngine):
     """Loads engine state without running code from the file; DeepSpeed's own unpickles anything."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.zipfile_serialization = True  # torch's present format
+
     def load(self, path: str, map_location: Any = None) -> Any:
         with torch.serialization.safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -177,7 +181,6 @@ class Engine:
         self._ds.checkpoint_engine = _SafeCheckpointEngine()
         self._base_optimizer = optimizer
         self._seed = seed
-        self.num_steps_done = 0
 
     @property
     def model(self) -> PreTrainedModel:
@@ -200,7 +203,7 @@ class Engine:
             learning_rate: Of this step.
         """
         # Dropout is a function of (seed, step, rank), so a run that was cut goes on as if it had not been.
-        torch.manual_seed(hash((self._seed, self.num_steps_done, rank())) % 2**63)
+        torch.manual_seed(hash((self._seed, batch.step, rank())) % 2**63)
         for group in self._base_optimizer.param_groups:
             group["lr"] = learning_rate
         self._ds.train()
@@ -215,7 +218,6 @@ class Engine:
             unclipped_norm = self._plain_grad_norm()
             self._ds.step()
         torch_dist.all_reduce(totals)
-        self.num_steps_done += 1
         loss, accuracy = (totals / batch.num_label_tokens).tolist()
         grad_norm = self._ds.get_global_grad_norm() if unclipped_norm is None else unclipped_norm
         return StepMetrics(loss, accuracy, float(grad_norm))
@@ -292,11 +294,10 @@ class Engine:
         """Write weights and optimizer state; every rank writes its part."""
         self._ds.save_checkpoint(str(folder), tag="engine", save_latest=False)
 
-    def load(self, folder: Path, num_steps_done: int) -> None:
+    def load(self, folder: Path) -> None:
         """Read what ``save`` wrote, under the same number of ranks."""
         path, _ = self._ds.load_checkpoint(str(folder), tag="engine", load_lr_scheduler_states=False)
         assert path is not None, folder
-        self.num_steps_done = num_steps_done
 
     @property
     def _is_partitioned(self) -> bool:

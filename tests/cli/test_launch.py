@@ -10,7 +10,14 @@ import pytest
 
 from tests.tiny import ROOT, write_recipe
 
-LAUNCHER = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--no_local_rank", "--module", "pipeline"]
+LAUNCHER = [
+    str(Path(sys.executable).parent / "deepspeed"),
+    "--num_gpus",
+    "2",
+    "--no_local_rank",
+    "--module",
+    "pipeline",
+]
 TACIT = [sys.executable, "-m", "pipeline"]
 
 
