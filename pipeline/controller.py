@@ -31,6 +31,7 @@ class StageController:
     Attributes:
         step: Optimizer steps done.
         stage: The stage that the next step belongs to.
+        reset_step: The first step after the latest optimizer reset, or None before any.
         steps_per_epoch: Optimizer steps in one pass over the training rows.
         longest_cot: CoT units in the longest training row.
     """
@@ -48,7 +49,7 @@ class StageController:
             examples.longest_cot("token"),
         )
         self.step = 0
-        self._reset_step: int | None = None
+        self.reset_step: int | None = None
         self._fixed = None
         self._adaptive = None
         if config.schedule.kind == "adaptive":
@@ -86,7 +87,7 @@ class StageController:
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
-        return learning_rate(self._config.optim, self.step, self.num_steps, self._reset_step)
+        return learning_rate(self._config.optim, self.step, self.num_steps, self.reset_step)
 
     def stages(self) -> Iterator[tuple[Stage, Iterator[StepBatch]]]:
         """Yield each stage with its batches, from the present step to the end of the run.
@@ -112,12 +113,12 @@ class StageController:
 
     def state(self) -> dict[str, Any]:
         """Return, as plain JSON values, all that ``restore`` needs."""
-        return {"reset_step": self._reset_step, "adaptive": asdict(self._adaptive) if self._adaptive else None}
+        return {"reset_step": self.reset_step, "adaptive": asdict(self._adaptive) if self._adaptive else None}
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
         """Stand where a run stood that had done ``step`` steps."""
         self.step = step
-        self._reset_step = state["reset_step"]
+        self.reset_step = state["reset_step"]
         if state["adaptive"] is not None:
             fields = dict(state["adaptive"])
             fields["stage"], fields["recent_losses"] = Stage(**fields["stage"]), tuple(fields["recent_losses"])
@@ -134,7 +135,7 @@ class StageController:
         # After a cut at a boundary this comes again: the moments are zero then, and nothing changes.
         if self.stage.resets_optimizer and self.step == self.stage.first_step and self._config.optim.reset_at_stage:
             self._engine.reset_optimizer_state()
-            self._reset_step = self.step
+            self.reset_step = self.step
 
     def _batches(self) -> Iterator[StepBatch]:
         """Yield the stage's batches, one loader for each epoch that the stage touches."""

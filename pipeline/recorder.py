@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from pipeline.batching import StepBatch
 from pipeline.config import Config, config_to_yaml
+from pipeline.controller import StageController
 from pipeline.engine import StepMetrics, rank, world_size
 from pipeline.schedule import Stage
 
@@ -59,31 +60,25 @@ class Recorder:
         self._progress.start()
 
     def step(
-        self,
-        step: int,
-        num_steps: int | None,
-        epoch: float,
-        stage: Stage,
-        lr: float,
-        metrics: StepMetrics,
-        batch: StepBatch,
+        self, controller: StageController, stage: Stage, lr: float, metrics: StepMetrics, batch: StepBatch
     ) -> None:
-        """Record an optimizer step; a row is written every ``log_every`` steps and at a stage's first."""
+        """Record the step just done; a row is written every ``log_every`` steps and at a stage's first."""
         self._rows += batch.num_rows
         self._tokens += batch.num_tokens
         if not self._active:
             return
-        self._show(step, num_steps, stage, metrics)
+        step = controller.step
+        self._show(step, controller.num_steps, stage, metrics)
         if step % self._log_every and step != stage.first_step + 1:
             return
         seconds = time.monotonic() - self._since
         self.write(
             "train",
             step=step,
-            epoch=round(epoch, 4),
+            epoch=round(controller.epoch, 4),
             stage=stage.index,
             num_removed=stage.num_removed,
-            after_reset=stage.resets_optimizer and step == stage.first_step + 1,
+            after_reset=controller.reset_step == step - 1,
             loss=metrics.loss,
             token_accuracy=metrics.token_accuracy,
             lr=lr,

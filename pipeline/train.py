@@ -71,7 +71,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
             lr = controller.learning_rate
             metrics = engine.train_step(batch, lr)
             controller.after_step(metrics)
-            recorder.step(controller.step, controller.num_steps, controller.epoch, stage, lr, metrics, batch)
+            recorder.step(controller, stage, lr, metrics, batch)
             keeper.after_step(stage)
         keeper.after_stage(stage)
     keeper.finish(stage)
