@@ -16,7 +16,7 @@ class Stage:
     """A stretch of training in which the same number of CoT units is scheduled to be removed."""
 
     index: int
-    """Position in the run; grows also when an adaptive schedule goes back."""
+    """How often the number of removed units has changed before; grows also when an adaptive schedule goes back."""
     num_removed: int
     """Scheduled number of removed units, s."""
     removes_all: bool
@@ -43,7 +43,7 @@ class Schedule:
 
     def end_of(self, stage: Stage) -> int:
         """Return the first optimizer step that no longer belongs to ``stage``."""
-        follows = stage.index + 1
+        follows = self.stages.index(stage) + 1
         return self.stages[follows].first_step if follows < len(self.stages) else self.num_steps
 
 
@@ -99,18 +99,19 @@ def _removal_stages(config: ScheduleConfig, steps_per_epoch: int, last: int) -> 
     hold = round(config.hold_epochs * steps_per_epoch)
     pace = max(1, round(steps_per_epoch / config.removed_per_epoch))
     start = config.start_removed
+    # A held stage 0 has two rows: while it is held no offset is drawn, after that one is.
     rows = [(start, 0, start > 0)] if hold else []
     rows += [(num_removed, hold + pace * (num_removed - start), True) for num_removed in range(start, last + 1)]
     return [
         Stage(
-            index,
+            num_removed - start,
             num_removed,
             removes_all=num_removed == last,
             first_step=first_step,
             smooths=smooths,
             resets_optimizer=num_removed > start,
         )
-        for index, (num_removed, first_step, smooths) in enumerate(rows)
+        for num_removed, first_step, smooths in rows
     ]
 
 

@@ -37,10 +37,10 @@ def test_every_field_of_a_small_table() -> None:
     assert schedule.stages == (
         # Held on the full CoT: nothing is removed, not even by smoothing.
         Stage(0, 0, removes_all=False, first_step=0, smooths=False, resets_optimizer=False),
-        Stage(1, 0, removes_all=False, first_step=5, smooths=True, resets_optimizer=False),
-        Stage(2, 1, removes_all=False, first_step=7, smooths=True, resets_optimizer=True),
-        Stage(3, 2, removes_all=False, first_step=9, smooths=True, resets_optimizer=True),
-        Stage(4, 3, removes_all=True, first_step=11, smooths=True, resets_optimizer=True),
+        Stage(0, 0, removes_all=False, first_step=5, smooths=True, resets_optimizer=False),
+        Stage(1, 1, removes_all=False, first_step=7, smooths=True, resets_optimizer=True),
+        Stage(2, 2, removes_all=False, first_step=9, smooths=True, resets_optimizer=True),
+        Stage(3, 3, removes_all=True, first_step=11, smooths=True, resets_optimizer=True),
     )
 
 
@@ -101,7 +101,7 @@ def test_table(settings: dict[str, object], table: list[tuple[int, int]], num_st
     schedule = fixed(10, 5, **{"removed_per_epoch": 5, **settings})
     assert first_steps(schedule) == table
     assert schedule.num_steps == num_steps
-    assert [stage.index for stage in schedule.stages] == list(range(len(table)))
+    assert [stage.index for stage in schedule.stages] == [num_removed - table[0][0] for num_removed, _ in table]
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,10 @@ def test_which_stages_reset_smooth_and_remove_all(
 
 def test_stage_at_and_around_boundaries() -> None:
     schedule = fixed(10, 3, removed_per_epoch=5, hold_epochs=0.5, final_epochs=0.5)
-    assert [schedule.stage_at(step).index for step in range(16)] == [0] * 5 + [1] * 2 + [2] * 2 + [3] * 2 + [4] * 5
+    assert [schedule.stage_at(step).index for step in range(16)] == [0] * 7 + [1] * 2 + [2] * 2 + [3] * 5
     # Asked once more when the run is over, by a loop that looks before it stops.
-    assert schedule.stage_at(16).index == 4
+    assert schedule.stage_at(16).index == 3
+    assert [schedule.stage_at(step).smooths for step in (4, 5)] == [False, True]  # the hold ends within stage 0
     assert [schedule.end_of(stage) for stage in schedule.stages] == [5, 7, 9, 11, 16]
 
 
