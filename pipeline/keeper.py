@@ -42,7 +42,7 @@ class Keeper:
         lengths = np.unique(train.lengths("question_ids"))
         self._question_length = int(lengths[0]) if len(lengths) == 1 else None
         self._longest_cot = train.longest_cot("token")
-        self._evaluated_at = -1
+        self._evaluated_at = self._saved_at = 0
         self.best_accuracy: float | None = None
         self.best_step: int | None = None
 
@@ -66,17 +66,25 @@ class Keeper:
         self._checkpoint()
 
     def finish(self, stage: Stage) -> None:
-        """Save the model of a run that ended before its last stage; one that got there has saved its best."""
+        """Evaluate and save where the run ended; if that is before its last stage, its only model is this one."""
+        self._evaluate(stage)
         if self.best_accuracy is None:
             self._save_model(self._run_dir / "model", stage)
+        if self._saved_at != self._controller.step:
+            self._checkpoint()
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs, as JSON."""
-        return {"best_accuracy": self.best_accuracy, "best_step": self.best_step}
+        return {
+            "best_accuracy": self.best_accuracy,
+            "best_step": self.best_step,
+            "evaluated_at": self._evaluated_at,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
         self.best_accuracy, self.best_step = state["best_accuracy"], state["best_step"]
+        self._evaluated_at, self._saved_at = state["evaluated_at"], self._controller.step
 
     def _evaluate(self, stage: Stage) -> None:
         step = self._controller.step
@@ -107,6 +115,7 @@ class Keeper:
         self._recorder.restart_clock()
 
     def _checkpoint(self) -> None:
+        self._saved_at = self._controller.step
         state = {"controller": self._controller.state(), "keeper": self.state()}
         folder = self._run_dir / "checkpoints"
         save_checkpoint(folder, self._controller.step, self._engine, state, self._config.run.keep_checkpoints)

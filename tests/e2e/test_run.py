@@ -140,6 +140,19 @@ def test_an_earlier_run_is_neither_mixed_nor_lost(tmp_path: Path) -> None:
     assert len(_rows(config, "metrics.jsonl")) == len(before.splitlines())
 
 
+def test_a_run_cut_by_its_last_step_is_evaluated_and_saved_and_going_on_repeats_nothing(tmp_path: Path) -> None:
+    # Step 9 lies in stage 3, which is not one of every second that is evaluated.
+    config = tiny_config(tmp_path, schedule__max_steps=9)
+    result = train(config)
+    assert result.best_accuracy is None
+    before = _rows(config, "metrics.jsonl")
+    assert (before[-1]["kind"], before[-1]["step"]) == ("evaluation", 9)
+    assert (tmp_path / "run" / "checkpoints" / "step_00000009").is_dir()
+    assert json.loads((result.model_dir / "tacit.json").read_text())["num_removed"] == 3
+    train(config, resume=True)
+    assert _rows(config, "metrics.jsonl") == before
+
+
 def test_steps_are_removed_whole(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, removal__unit="step", schedule__remove_all_beyond=None)
     for name, numbers in {"train": range(20, 76), "validation": range(10)}.items():
