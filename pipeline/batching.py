@@ -178,29 +178,6 @@ class StepDataset(Dataset):
         )
 
 
-def build_dataloader(
-    examples: ExampleSet,
-    stage: Stage,
-    rule: RemovalRule,
-    steps: range,
-    *,
-    seed: int,
-    epoch: int,
-    global_batch_size: int,
-    micro_batch_tokens: int,
-    rank: int,
-    num_ranks: int,
-) -> DataLoader:
-    """Return a loader of this rank's ``StepBatch`` for each optimizer step in ``steps``, all of one epoch."""
-    dataset = StepDataset(
-        examples,
-        stage,
-        rule,
-        seed=seed,
-        epoch=epoch,
-        global_batch_size=global_batch_size,
-        micro_batch_tokens=micro_batch_tokens,
-        rank=rank,
-        num_ranks=num_ranks,
-    )
+def build_dataloader(dataset: StepDataset, steps: range) -> DataLoader:
+    """Return a loader of this rank's ``StepBatch`` for each optimizer step in ``steps``, all of the dataset's epoch."""
     return DataLoader(dataset, sampler=steps, batch_size=None)

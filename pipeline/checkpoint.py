@@ -15,8 +15,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
-from pipeline.engine import Engine, barrier, from_rank_zero, rank, world_size
+from pipeline.engine import Engine
 from pipeline.errors import UserError
+from pipeline.ranks import barrier, from_rank_zero, rank, world_size
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pipeline.answer_spec import load_spec
 from pipeline.config import DataConfig
-from pipeline.engine import barrier, rank, world_size
 from pipeline.evaluation import Contestant, Evaluation, evaluate, speeds_at_batch_one
 from pipeline.examples import load_examples
 from pipeline.modeling import load_for_inference
+from pipeline.ranks import barrier, rank, world_size
 from pipeline.scoring import wilson_interval
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.batching import RemovalRule, StepBatch, build_dataloader, steps_per_epoch
+from pipeline.batching import RemovalRule, StepBatch, StepDataset, build_dataloader, steps_per_epoch
 from pipeline.config import Config
-from pipeline.engine import Engine, StepMetrics, from_rank_zero, rank, world_size
+from pipeline.engine import Engine, StepMetrics
 from pipeline.examples import ExampleSet
 from pipeline.learning_rate import learning_rate
+from pipeline.ranks import from_rank_zero, rank, world_size
 from pipeline.schedule import (
     AdaptiveState,
     Stage,
@@ -140,11 +141,10 @@ class StageController:
     def _batches(self) -> Iterator[StepBatch]:
         """Yield the stage's batches, one loader for each epoch that the stage touches."""
         while self._current_stage() == self.stage and (end := self._last_step_of_loader()) > self.step:
-            loader = build_dataloader(
+            dataset = StepDataset(
                 self._examples,
                 self.stage,
                 self._rule,
-                range(self.step, end),
                 seed=self._config.run.seed,
                 epoch=self.step // self.steps_per_epoch,
                 global_batch_size=self._config.optim.global_batch_size,
@@ -152,7 +152,7 @@ class StageController:
                 rank=rank(),
                 num_ranks=world_size(),
             )
-            for batch in loader:
+            for batch in build_dataloader(dataset, range(self.step, end)):
                 yield batch
                 if self._current_stage() != self.stage:
                     return

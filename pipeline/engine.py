@@ -3,7 +3,6 @@
 One path serves all: a single CPU process (ZeRO-0) and a cluster (ZeRO-3) run the same code.
 """
 
-import json
 import logging
 import os
 import warnings
@@ -27,19 +26,11 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch
 from pipeline.config import EngineConfig, OptimConfig
-from pipeline.errors import UserError
+from pipeline.ds_config import fill_ds_config, load_ds_config
+from pipeline.ranks import rank, world_size
 
 logger = logging.getLogger(__name__)
 
-# What comes from the recipe must not come from the DeepSpeed JSON as well, or one would silently win.
-RECIPE_KEYS = {
-    "train_batch_size": "optim.global_batch_size",
-    "train_micro_batch_size_per_gpu": "engine.micro_batch_tokens",
-    "gradient_accumulation_steps": "engine.micro_batch_tokens",
-    "gradient_clipping": "optim.max_grad_norm",
-    "optimizer": "optim.*",
-    "scheduler": "optim.lr_schedule",
-}
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -66,99 +57,10 @@ def init_distributed() -> None:
         os.environ.setdefault(name, value)
     if os.environ["WORLD_SIZE"] == "1":
         os.environ.setdefault("MASTER_PORT", "0")
-    # Gloo serves CPU ranks well enough; the shared-memory kernel would be compiled for over a minute at first use.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Gloo serves CPU ranks well enough. DeepSpeed would else probe every compiler here, and compile a shared-memory
+    # kernel for over a minute at first use.
+    deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend=None, verbose=False)
-
-
-def rank() -> int:
-    """Return this process's global rank; 0 before ``init_distributed``."""
-    return torch_dist.get_rank() if torch_dist.is_initialized() else int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """Return the number of ranks; 1 before ``init_distributed``."""
-    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
-
-
-def gather_lists(items: list) -> list:
-    """Concatenate every rank's list, in rank order, on every rank."""
-    if world_size() == 1:
-        return items
-    gathered: list[list] = [[] for _ in range(world_size())]
-    torch_dist.all_gather_object(gathered, items)
-    return [item for part in gathered for item in part]
-
-
-def from_rank_zero(value: Any) -> Any:
-    """Return rank 0's value on every rank."""
-    if world_size() == 1:
-        return value
-    box = [value]
-    torch_dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def barrier() -> None:
-    """Wait for every rank."""
-    torch_dist.barrier()
-
-
-def load_ds_config(config: EngineConfig) -> dict[str, Any]:
-    """Read a DeepSpeed JSON; a relative path is looked up here and beside the package.
-
-    Raises:
-        UserError: If it cannot be read, or sets what the recipe sets.
-    """
-    path = Path(config.deepspeed)
-    if not path.is_file():
-        path = Path(__file__).parents[1] / config.deepspeed
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"engine.deepspeed ({config.deepspeed}): cannot be read ({error.strerror}); check the path."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"engine.deepspeed ({config.deepspeed}): not valid JSON ({error}); correct it.") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"engine.deepspeed ({config.deepspeed}): must hold a JSON object.")
-    faults = [
-        f"{config.deepspeed} sets {key}; take it out, the recipe's {RECIPE_KEYS[key]} says it."
-        for key in loaded
-        if key in RECIPE_KEYS
-    ]
-    if faults:
-        raise UserError("\n".join(faults))
-    return loaded
-
-
-def _fill_ds_config(
-    ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int
-) -> dict[str, Any]:
-    """Add what the recipe says; fill "auto" as Transformers' Trainer would, which is not there to do it."""
-    zero = dict(ds_config.get("zero_optimization", {}))
-    automatic = {
-        "reduce_bucket_size": hidden_size * hidden_size,
-        "stage3_prefetch_bucket_size": int(0.9 * hidden_size * hidden_size),
-        "stage3_param_persistence_threshold": 10 * hidden_size,
-    }
-    zero.update({key: automatic[key] for key, value in zero.items() if value == "auto" and key in automatic})
-    if not torch.cuda.is_available():
-        for offload in ("offload_optimizer", "offload_param"):
-            if offload in zero:
-                zero[offload] = {**zero[offload], "pin_memory": False}
-    return {
-        **ds_config,
-        "zero_optimization": zero,
-        "bf16": {**ds_config.get("bf16", {}), "enabled": config.precision == "bf16"},
-        "train_micro_batch_size_per_gpu": 1,  # unused: batches are made here, of varying size
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": optim.max_grad_norm,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**12,
-    }
 
 
 class _SafeCheckpointEngine(TorchCheckpointEngine):
@@ -319,7 +221,7 @@ def build_engine(
     Raises:
         UserError: If the DeepSpeed JSON is at fault.
     """
-    ds_config = _fill_ds_config(load_ds_config(config), config, optim, hidden_size)
+    ds_config = fill_ds_config(load_ds_config(config), config, optim, hidden_size)
     # Transformers looks this up while a model loads, through a weak reference: it must live until then.
     partitions_on_load = HfDeepSpeedConfig(ds_config)
     model = make_model()

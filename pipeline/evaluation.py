@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
 from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, split_continuation
-from pipeline.engine import gather_lists, rank, world_size
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
 from pipeline.layout import assemble_prompt
+from pipeline.ranks import gather_lists, rank, world_size
 from pipeline.removal import remove_cot_tokens
 from pipeline.scoring import extract_answer, is_correct
 

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from pipeline.batching import StepBatch
 from pipeline.config import Config, config_to_yaml
 from pipeline.controller import StageController
-from pipeline.engine import StepMetrics, rank, world_size
+from pipeline.engine import StepMetrics
+from pipeline.ranks import rank, world_size
 from pipeline.schedule import Stage
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.checkpoint import load_checkpoint
 from pipeline.config import Config
 from pipeline.controller import StageController
-from pipeline.engine import Engine, barrier, build_engine, from_rank_zero, init_distributed, rank
+from pipeline.engine import Engine, build_engine, init_distributed
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
 from pipeline.keeper import Keeper
 from pipeline.modeling import build_model, build_model_config, build_tokenizer
+from pipeline.ranks import barrier, from_rank_zero, rank
 from pipeline.recorder import Recorder
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     Raises:
         UserError: If settings, data or model are at fault; nothing of an earlier run is lost then.
     """
+    disable_progress_bar()  # the run shows its own
     init_distributed()
     if config.engine.num_threads is not None:
         torch.set_num_threads(config.engine.num_threads)

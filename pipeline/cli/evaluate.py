@@ -29,9 +29,13 @@ def main(argv: Sequence[str]) -> int:
     """
     options = parse_options(_parser(), argv)
 
-    from pipeline.comparison import compare_models  # imports torch
-    from pipeline.engine import init_distributed, rank
+    from transformers.utils.logging import disable_progress_bar  # this and what follows import torch
 
+    from pipeline.comparison import compare_models
+    from pipeline.engine import init_distributed
+    from pipeline.ranks import rank
+
+    disable_progress_bar()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         init_distributed()
     data = DataConfig(

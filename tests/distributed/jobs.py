@@ -10,9 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate, plan_micro_batches
 from pipeline.config import Config, EngineConfig, OptimConfig
 from pipeline.controller import StageController
-from pipeline.engine import Engine, build_engine, rank, world_size
+from pipeline.engine import Engine, build_engine
 from pipeline.layout import Row, SequenceLayout
 from pipeline.modeling import build_tokenizer
+from pipeline.ranks import rank, world_size
 from pipeline.train import _build_engine, _load_data, train
 
 LAYOUT = SequenceLayout(first_separator_ids=(5,), second_separator_ids=(6,), end_id=1, pad_id=0)

@@ -15,6 +15,7 @@ from pipeline.batching import (
     MicroBatch,
     RemovalRule,
     StepBatch,
+    StepDataset,
     build_dataloader,
     build_rows,
     collate,
@@ -63,20 +64,18 @@ def load(
     global_batch_size: int = 4,
     micro_batch_tokens: int = 1000,
 ) -> list[StepBatch]:
-    return list(
-        build_dataloader(
-            EXAMPLES,
-            stage,
-            rule,
-            steps,
-            seed=seed,
-            epoch=epoch,
-            global_batch_size=global_batch_size,
-            micro_batch_tokens=micro_batch_tokens,
-            rank=rank,
-            num_ranks=num_ranks,
-        )
+    dataset = StepDataset(
+        EXAMPLES,
+        stage,
+        rule,
+        seed=seed,
+        epoch=epoch,
+        global_batch_size=global_batch_size,
+        micro_batch_tokens=micro_batch_tokens,
+        rank=rank,
+        num_ranks=num_ranks,
     )
+    return list(build_dataloader(dataset, steps))
 
 
 Row = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]

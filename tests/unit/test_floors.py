@@ -20,7 +20,7 @@ FLOORS = (
     ("layout", "answer_spec"),
     ("row_text",),
     ("examples",),
-    ("batching", "modeling"),
+    ("batching", "modeling", "ds_config", "ranks"),
     ("engine",),
     ("decoding", "checkpoint"),
     ("evaluation",),

@@ -1,0 +1,77 @@
+"""The DeepSpeed JSON: what it may say, and what the recipe adds to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import EngineConfig, OptimConfig
+from pipeline.errors import UserError
+
+# What comes from the recipe must not come from the DeepSpeed JSON as well, or one would silently win.
+RECIPE_KEYS = {
+    "train_batch_size": "optim.global_batch_size",
+    "train_micro_batch_size_per_gpu": "engine.micro_batch_tokens",
+    "gradient_accumulation_steps": "engine.micro_batch_tokens",
+    "gradient_clipping": "optim.max_grad_norm",
+    "optimizer": "optim.*",
+    "scheduler": "optim.lr_schedule",
+}
+
+
+def load_ds_config(config: EngineConfig) -> dict[str, Any]:
+    """Read a DeepSpeed JSON; a relative path is looked up here and beside the package.
+
+    Raises:
+        UserError: If it cannot be read, or sets what the recipe sets.
+    """
+    path = Path(config.deepspeed)
+    if not path.is_file():
+        path = Path(__file__).parents[1] / config.deepspeed
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"engine.deepspeed ({config.deepspeed}): cannot be read ({error.strerror}); check the path."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"engine.deepspeed ({config.deepspeed}): not valid JSON ({error}); correct it.") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"engine.deepspeed ({config.deepspeed}): must hold a JSON object.")
+    faults = [
+        f"{config.deepspeed} sets {key}; take it out, the recipe's {RECIPE_KEYS[key]} says it."
+        for key in loaded
+        if key in RECIPE_KEYS
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
+    return loaded
+
+
+def fill_ds_config(
+    ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int
+) -> dict[str, Any]:
+    """Add what the recipe says; fill "auto" as Transformers' Trainer would, which is not there to do it."""
+    zero = dict(ds_config.get("zero_optimization", {}))
+    automatic = {
+        "reduce_bucket_size": hidden_size * hidden_size,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden_size * hidden_size),
+        "stage3_param_persistence_threshold": 10 * hidden_size,
+    }
+    zero.update({key: automatic[key] for key, value in zero.items() if value == "auto" and key in automatic})
+    if not torch.cuda.is_available():
+        for offload in ("offload_optimizer", "offload_param"):
+            if offload in zero:
+                zero[offload] = {**zero[offload], "pin_memory": False}
+    return {
+        **ds_config,
+        "zero_optimization": zero,
+        "bf16": {**ds_config.get("bf16", {}), "enabled": config.precision == "bf16"},
+        "train_micro_batch_size_per_gpu": 1,  # unused: batches are made here, of varying size
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optim.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**12,
+    }
