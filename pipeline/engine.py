@@ -207,25 +207,33 @@ class Engine:
 
 
 def build_engine(
-    make_model: Callable[[], PreTrainedModel], hidden_size: int, config: EngineConfig, optim: OptimConfig, seed: int
+    make_model: Callable[[], PreTrainedModel],
+    hidden_size: int,
+    config: EngineConfig,
+    optim: OptimConfig,
+    seed: int,
+    *,
+    partitions_on_load: bool,
 ) -> Engine:
     """Put a model under DeepSpeed, with AdamW.
 
     Args:
-        make_model: Builds the model; called once ZeRO-3 is set up, so that weights are partitioned as they load.
+        make_model: Builds the model.
         hidden_size: Of the model, for DeepSpeed's bucket sizes.
         config: DeepSpeed JSON and precision.
         optim: AdamW's settings.
         seed: Seeds dropout.
+        partitions_on_load: Under ZeRO-3, whether weights are shared out while ``make_model`` loads them, so that no
+            rank ever holds the whole model.
 
     Raises:
         UserError: If the DeepSpeed JSON is at fault.
     """
     ds_config = fill_ds_config(load_ds_config(config), config, optim, hidden_size)
     # Transformers looks this up while a model loads, through a weak reference: it must live until then.
-    partitions_on_load = HfDeepSpeedConfig(ds_config)
+    zero_config = HfDeepSpeedConfig(ds_config) if partitions_on_load else None
     model = make_model()
-    del partitions_on_load
+    del zero_config
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=0.0,  # set before each step

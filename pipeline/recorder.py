@@ -111,8 +111,11 @@ class Recorder:
         """Begin to measure speed anew."""
         self._since, self._rows, self._tokens = time.monotonic(), 0, 0
 
-    def close(self) -> None:
-        """Finish the bar and the file."""
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Finish the bar and the file, also where a run is cut."""
         if self._active:
             self._progress.stop()
             self._metrics.close()

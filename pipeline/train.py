@@ -45,6 +45,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     Raises:
         UserError: If settings, data or model are at fault; nothing of an earlier run is lost then.
     """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other; leave one out.")
     disable_progress_bar()  # the run shows its own
     init_distributed()
     if config.engine.num_threads is not None:
@@ -53,8 +55,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     _check_run_dir(run_dir, resume, overwrite)
 
     tokenizer = build_tokenizer(config.model)
-    examples, validation = _load_data(config, tokenizer)
-    engine = _build_engine(config, tokenizer, examples, validation)
+    examples, validation = load_data(config, tokenizer)
+    engine = prepare_engine(config, tokenizer, examples, validation)
     controller = StageController(config, examples, engine)
 
     if overwrite:
@@ -62,23 +64,22 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     saved = load_checkpoint(run_dir / "checkpoints", engine) if resume else None
     if saved:
         controller.restore(saved["step"], saved["controller"])
-    recorder = Recorder(run_dir, config, controller.num_removed_at_end, controller.step)
-    keeper = Keeper(run_dir, config, engine, controller, recorder, tokenizer, examples, validation)
-    if saved:
-        keeper.restore(saved["keeper"])
-        recorder.say(f"resumed at step {controller.step}")
+    with Recorder(run_dir, config, controller.num_removed_at_end, controller.step) as recorder:
+        keeper = Keeper(run_dir, config, engine, controller, recorder, tokenizer, examples, validation)
+        if saved:
+            keeper.restore(saved["keeper"])
+            recorder.say(f"resumed at step {controller.step}")
 
-    stage = controller.stage
-    for stage, batches in controller.stages():
-        for batch in batches:
-            lr = controller.learning_rate
-            metrics = engine.train_step(batch, lr)
-            controller.after_step(metrics)
-            recorder.step(controller, stage, lr, metrics, batch)
-            keeper.after_step(stage)
-        keeper.after_stage(stage)
-    keeper.finish(stage)
-    recorder.close()
+        stage = controller.stage
+        for stage, batches in controller.stages():
+            for batch in batches:
+                lr = controller.learning_rate
+                metrics = engine.train_step(batch, lr)
+                controller.after_step(metrics)
+                recorder.step(controller, stage, lr, metrics, batch)
+                keeper.after_step(stage)
+            keeper.after_stage(stage)
+        keeper.finish(stage)
     return TrainingResult(run_dir / "model", controller.step, keeper.best_accuracy, keeper.best_step)
 
 
@@ -102,8 +103,12 @@ def _clear(run_dir: Path) -> None:
     barrier()
 
 
-def _load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[ExampleSet, ExampleSet]:
-    """Return training and validation rows, which share no question."""
+def load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[ExampleSet, ExampleSet]:
+    """Return training and validation rows, which share no question.
+
+    Raises:
+        UserError: If they cannot be read, or share a question.
+    """
     data = config.data
     examples = load_examples(data.train, data.train_split, data, config.format, tokenizer).head(data.num_train)
     validation = load_examples(data.validation, data.validation_split, data, config.format, tokenizer)
@@ -117,9 +122,14 @@ def _load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Exam
     return examples, validation
 
 
-def _build_engine(
+def prepare_engine(
     config: Config, tokenizer: PreTrainedTokenizerBase, examples: ExampleSet, validation: ExampleSet
 ) -> Engine:
+    """Return the recipe's model under DeepSpeed, with positions enough for every row.
+
+    Raises:
+        UserError: If model or engine cannot be built, or are too small for the rows.
+    """
     budget, longest_row = config.engine.micro_batch_tokens, examples.longest_row()
     if budget < longest_row:
         raise UserError(
@@ -136,4 +146,6 @@ def _build_engine(
         config.engine,
         config.optim,
         config.run.seed,
+        # Partitioned while it is drawn at random, a model would have other weights than without ZeRO-3.
+        partitions_on_load=config.model.from_scratch is None,
     )

@@ -1,7 +1,9 @@
 """`tacit evaluate`: accuracy and speed of saved models."""
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +30,19 @@ def main(argv: Sequence[str]) -> int:
         UserError: If a model or the data cannot be read.
     """
     options = parse_options(_parser(), argv)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
+        reports = _evaluate(options)
+    if os.environ.get("RANK", "0") == "0":
+        _write_samples(options, reports)
+        _print(options, reports)
+    return 0
 
+
+def _evaluate(options: Namespace) -> list["ModelReport"]:
     from transformers.utils.logging import disable_progress_bar  # this and what follows import torch
 
     from pipeline.comparison import compare_models
     from pipeline.engine import init_distributed
-    from pipeline.ranks import rank
 
     disable_progress_bar()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -44,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         source_format=options.source_format,
         on_bad_row=options.on_bad_row,
     )
-    reports = compare_models(
+    return compare_models(
         [Path(folder) for folder in options.model],
         data,
         num_removed=options.num_removed,
@@ -52,10 +61,6 @@ def main(argv: Sequence[str]) -> int:
         num_timed=options.num_timed,
         batch_size=options.batch_size,
     )
-    if rank() == 0:
-        _write_samples(options, reports)
-        _print(options, reports)
-    return 0
 
 
 def _parser() -> ArgumentParser:

@@ -1,9 +1,11 @@
 """`tacit train`: a run from a recipe."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 
 from pipeline.config import parse_command_line
@@ -32,9 +34,10 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("pipeline").setLevel(logging.INFO if is_first else logging.ERROR)
 
-    from pipeline.train import train  # imports torch: not before the recipe is known to be right
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
+        from pipeline.train import train  # imports torch: not before the recipe is known to be right
 
-    result = train(config, resume="resume" in switches, overwrite="overwrite" in switches)
+        result = train(config, resume="resume" in switches, overwrite="overwrite" in switches)
     if not is_first:
         return 0
     if "json" in switches:

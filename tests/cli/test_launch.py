@@ -28,6 +28,11 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False)
 
 
+def test_stdout_holds_the_result_and_nothing_else(tmp_path: Path) -> None:
+    trained = _run(*TACIT, "train", "--config", str(write_recipe(tmp_path, schedule__max_steps=3)), "--json")
+    assert json.loads(trained.stdout)["num_steps"] == 3
+
+
 def test_train_resume_and_evaluate_through_the_launcher(tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, engine__deepspeed="ds_configs/zero3.json", run__keep_stages=[0]))
     trained = _run(*LAUNCHER, "train", "--config", recipe, "--schedule.max_steps", "6")

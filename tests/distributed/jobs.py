@@ -14,7 +14,7 @@ from pipeline.engine import Engine, build_engine
 from pipeline.layout import Row, SequenceLayout
 from pipeline.modeling import build_tokenizer
 from pipeline.ranks import rank, world_size
-from pipeline.train import _build_engine, _load_data, train
+from pipeline.train import load_data, prepare_engine, train
 
 LAYOUT = SequenceLayout(first_separator_ids=(5,), second_separator_ids=(6,), end_id=1, pad_id=0)
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)
@@ -31,7 +31,7 @@ def tiny_model() -> GPT2LMHeadModel:
 def tiny_engine(ds_config: str, precision: str) -> Engine:
     """Put the tiny model under DeepSpeed."""
     config = EngineConfig(deepspeed=f"ds_configs/{ds_config}.json", precision=precision)  # type: ignore[arg-type]
-    return build_engine(tiny_model, 16, config, OPTIM, seed=0)
+    return build_engine(tiny_model, 16, config, OPTIM, seed=0, partitions_on_load=False)
 
 
 def tiny_batch(micro_batch_tokens: int) -> StepBatch:
@@ -136,8 +136,8 @@ def rows_by_step(config: Config) -> list[list[tuple[int, ...]]]:
 
 def _controller(config: Config) -> tuple[StageController, Engine]:
     tokenizer = build_tokenizer(config.model)
-    examples, validation = _load_data(config, tokenizer)
-    engine = _build_engine(config, tokenizer, examples, validation)
+    examples, validation = load_data(config, tokenizer)
+    engine = prepare_engine(config, tokenizer, examples, validation)
     return StageController(config, examples, engine), engine
 
 

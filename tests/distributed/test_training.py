@@ -19,13 +19,13 @@ def _figures(rows: list[dict[str, Any]], kind: str) -> list[tuple[float, ...]]:
     return [tuple(row[name] for name in names) for row in rows if row["kind"] == kind]
 
 
-@pytest.mark.parametrize("ds_config", ["zero0", "zero3"])
+@pytest.mark.parametrize("ds_config", ["zero0", "zero2", "zero3", "zero3_offload"])
 def test_two_ranks_train_as_one_over_all_stages(two_ranks: RankPool, tmp_path: Path, ds_config: str) -> None:
     init_distributed()
     runs = {}
-    for name in ("one", "two"):
+    for name, engine in {"one": "zero0", "two": ds_config}.items():
         (tmp_path / name).mkdir()
-        runs[name] = tiny_config(tmp_path / name, engine__deepspeed=f"ds_configs/{ds_config}.json")
+        runs[name] = tiny_config(tmp_path / name, engine__deepspeed=f"ds_configs/{engine}.json")
     one = jobs.run_training(runs["one"], False)
     two = two_ranks.run(jobs.run_training, runs["two"], False)[0]
     expected, measured = _figures(one, "train"), _figures(two, "train")
@@ -34,6 +34,25 @@ def test_two_ranks_train_as_one_over_all_stages(two_ranks: RankPool, tmp_path: P
     assert [row[2] for row in measured] == pytest.approx([row[2] for row in expected], abs=1e-5)
     assert all(row[2] == 7 for row in _figures(two, "evaluation"))  # an odd number, each counted once
     assert _figures(two, "evaluation") == _figures(one, "evaluation")
+
+
+def test_a_model_loaded_in_parts_has_the_weights_it_was_saved_with(two_ranks: RankPool, tmp_path: Path) -> None:
+    init_distributed()
+    first = tiny_config(tmp_path, schedule__kind="explicit_cot", schedule__max_steps=3)
+    jobs.run_training(first, False)
+    losses = []
+    for name in ("zero0", "zero3"):
+        (tmp_path / name).mkdir()
+        config = tiny_config(
+            tmp_path / name,
+            model__name_or_path=str(tmp_path / "run" / "model"),
+            model__from_scratch=None,
+            engine__deepspeed=f"ds_configs/{name}.json",
+            schedule__max_steps=2,
+        )
+        rows = two_ranks.run(jobs.run_training, config, False)[0]
+        losses.append([row["loss"] for row in rows if row["kind"] == "train"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

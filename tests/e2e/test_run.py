@@ -136,6 +136,8 @@ def test_an_earlier_run_is_neither_mixed_nor_lost(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere.txt"):
         train(broken, overwrite=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    with pytest.raises(UserError, match="exclude each other"):
+        train(config, overwrite=True, resume=True)
     train(config, overwrite=True)
     assert len(_rows(config, "metrics.jsonl")) == len(before.splitlines())
 
