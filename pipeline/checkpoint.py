@@ -56,16 +56,18 @@ def save_checkpoint(folder: Path, step: int, engine: Engine, state: dict[str, An
 
 
 def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
-    """Load the newest whole checkpoint into the engine; one that is damaged is passed over, and said so.
+    """Load the newest whole checkpoint into the engine; damaged ones are passed over and deleted, and said so.
 
     Returns:
         The saved state with ``step`` and ``world_size``, or None if there is no checkpoint.
 
     Raises:
-        UserError: If it was saved by another number of ranks.
+        UserError: If it was saved by another number of ranks, or every checkpoint is damaged.
     """
-    chosen = from_rank_zero(_newest_whole(folder))
+    chosen, damaged = from_rank_zero(_newest_whole(folder) if rank() == 0 else None)
     if chosen is None:
+        if damaged:
+            raise UserError(f"{folder}: every checkpoint is damaged; --overwrite starts the run afresh.")
         return None
     state = json.loads((chosen / STATE).read_text(encoding="utf-8"))
     if state["world_size"] != world_size():
@@ -74,18 +76,22 @@ def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
             f"start it with {state['world_size']}."
         )
     engine.load(chosen)
+    if rank() == 0:
+        for path in damaged:  # or, being newer, they would count among those that are kept
+            shutil.rmtree(path)
     return state
 
 
-def _newest_whole(folder: Path) -> Path | None:
-    if rank() != 0:
-        return None
+def _newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    """Return the newest whole checkpoint, and the damaged ones that are newer."""
+    damaged: list[Path] = []
     for candidate in reversed(_checkpoints(folder)):
         fault = _fault(candidate)
         if fault is None:
-            return candidate
+            return candidate, damaged
         logger.warning("%s is damaged (%s); trying the one before", candidate, fault)
-    return None
+        damaged.append(candidate)
+    return None, damaged
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -110,7 +110,8 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
 
     table = Table(title=f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding")
     for heading in ("model", "accuracy", "95 % interval", "CoT tokens", "examples/s", "speed-up"):
-        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+        is_model = heading == "model"
+        table.add_column(heading, justify="left" if is_model else "right", no_wrap=not is_model, overflow="fold")
     for report in reports:
         low, high = report.confidence_interval
         table.add_row(
@@ -121,7 +122,7 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
             f"{report.examples_per_second:.1f}",
             f"{report.examples_per_second / reports[0].examples_per_second:.2f}x",
         )
-    console = Console()
-    # A pipe has no width of its own; one too narrow would cut the models' names off.
-    console.print(table, width=None if console.is_terminal else 120)
+    # A pipe has no width of its own, and the one assumed is too narrow.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
     console.print("examples/s: at batch size 1; speed-up: against the first model", style="dim")

@@ -1,6 +1,7 @@
 """Whole runs in one process: what is saved answers as what was trained, from every format and kind of model."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,28 @@ def test_dropout_is_resumed_too(tmp_path: Path) -> None:
     )
     train(config)
     whole = [row["loss"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for path in checkpoints.iterdir():
         if path.name > "step_00000005":
             (path / "manifest.json").write_text("{")  # a damaged checkpoint is passed over
     train(config, resume=True)
     assert [row["loss"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"] == whole
+
+
+def test_damaged_checkpoints_are_never_mistaken_for_good_ones(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, run__checkpoint_every=2, run__keep_checkpoints=1, schedule__max_steps=4)
+    train(config)
+    newest = tmp_path / "run" / "checkpoints" / "step_00000004"
+    shutil.copytree(newest, newest.with_name("step_00000090"))
+    state = newest.with_name("step_00000090") / "controller.json"
+    state.write_text(state.read_text().replace("4", "5"))  # as long as before, but not what was saved
+    longer = tiny_config(tmp_path, run__checkpoint_every=2, run__keep_checkpoints=1, schedule__max_steps=6)
+    train(longer, resume=True)
+    assert [path.name for path in newest.parent.iterdir()] == ["step_00000006"]
+
+    (newest.with_name("step_00000006") / "controller.json").unlink()
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        train(longer, resume=True)
 
 
 def test_an_earlier_run_is_neither_mixed_nor_lost(tmp_path: Path) -> None:
