@@ -41,7 +41,7 @@ def test_the_readme_names_commands_and_options_that_exist() -> None:
 
 
 def test_the_readme_names_files_that_exist() -> None:
-    named = re.findall(r"\b((?:recipes|launchers|ds_configs|pipeline|experiments|tests)/[\w./]*\w)", README)
+    named = re.findall(r"\b((?:recipes|launchers|ds_configs|pipeline|experiments|tests)/[\w./-]*\w)", README)
     assert named
     missing = [name for name in named if not (ROOT / name).exists()]
     assert missing == []
