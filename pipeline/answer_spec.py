@@ -28,6 +28,8 @@ class AnswerSpec:
     """Whether position ids shift from the first separator on. False also where the shift is built into the weights."""
     longest_cot: int
     """Tokens in the longest training CoT."""
+    built_in_shift: int = 0
+    """Positions cut out of the model's own table, so that it answers at ``num_removed`` without a shift."""
 
     @property
     def shift(self) -> int:
@@ -35,9 +37,18 @@ class AnswerSpec:
         return position_shift(self.num_removed, self.longest_cot, self.removes_all) if self.keep_positions else 0
 
     def at(self, num_removed: int | None) -> "AnswerSpec":
-        """Return the same model's spec for another number of removed units; None changes nothing."""
-        if num_removed is None:
+        """Return the same model's spec for another number of removed units; None changes nothing.
+
+        Raises:
+            UserError: If the model can be asked at its own number only.
+        """
+        if num_removed is None or num_removed == self.num_removed:
             return self
+        if self.built_in_shift:
+            raise UserError(
+                f"--num_removed ({num_removed}): the model's positions are built in for {self.num_removed} removed; "
+                "leave the option out, or take the model of another stage."
+            )
         removes_all = num_removed >= self.longest_cot or (self.removes_all and num_removed >= self.num_removed)
         return dataclasses.replace(self, num_removed=num_removed, removes_all=removes_all)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def save_checkpoint(folder: Path, step: int, engine: Engine, state: dict[str, An
 
 
 def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
-    """Load the newest whole checkpoint into the engine; damaged ones are passed over and deleted, and said so.
+    """Load the newest whole checkpoint into the engine; damaged ones are passed over, set aside, and said so.
 
     Returns:
         The saved state with ``step`` and ``world_size``, or None if there is no checkpoint.
@@ -78,7 +79,7 @@ def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
     engine.load(chosen)
     if rank() == 0:
         for path in damaged:  # or, being newer, they would count among those that are kept
-            shutil.rmtree(path)
+            path.rename(path.with_name(f".{path.name}.damaged"))
     return state
 
 
@@ -147,7 +148,7 @@ def save_model(
         config = engine.model.config
         if spec.shift and question_length is not None and config.model_type == "gpt2":
             config = _drop_positions(weights, config, question_length, spec.shift)
-            spec = AnswerSpec(**{**vars(spec), "keep_positions": False})
+            spec = replace(spec, keep_positions=False, built_in_shift=spec.shift)
         temporary = folder.with_name(f".{folder.name}.incomplete")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

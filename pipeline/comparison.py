@@ -55,6 +55,7 @@ def compare_models(
     num_examples: int | None,
     num_timed: int,
     batch_size: int,
+    trust_remote_code: bool = False,
 ) -> list[ModelReport]:
     """Evaluate each model on ``data.validation``, then time all of them in turns.
 
@@ -65,6 +66,7 @@ def compare_models(
         num_examples: Rows used, from the first; None uses all.
         num_timed: Rows for the speed at batch size 1.
         batch_size: Rows decoded together for accuracy.
+        trust_remote_code: Run Python code that comes with the models.
 
     Raises:
         UserError: If a model or the data cannot be read.
@@ -72,7 +74,7 @@ def compare_models(
     specs = [load_spec(folder).at(num_removed) for folder in folders]
     contestants, results = [], []
     for folder, spec in zip(folders, specs, strict=True):
-        model, tokenizer = load_for_inference(folder)
+        model, tokenizer = load_for_inference(folder, trust_remote_code)
         examples = load_examples(data.validation, data.validation_split, data, spec.format, tokenizer).head(
             num_examples
         )

@@ -81,6 +81,11 @@ class StageController:
         return self.stage.removes_all or self._config.schedule.kind == "explicit_cot"
 
     @property
+    def stage_has_ended(self) -> bool:
+        """Whether the step just done was the last of its stage, or of the run."""
+        return self._current_stage() != self.stage or self.step == self.num_steps
+
+    @property
     def epoch(self) -> float:
         """Passes over the training rows so far."""
         return self.step / self.steps_per_epoch
@@ -88,7 +93,8 @@ class StageController:
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
-        return learning_rate(self._config.optim, self.step, self.num_steps, self.reset_step)
+        num_steps = self._fixed.num_steps if self._fixed else self._config.schedule.max_steps
+        return learning_rate(self._config.optim, self.step, num_steps, self.reset_step)
 
     def stages(self) -> Iterator[tuple[Stage, Iterator[StepBatch]]]:
         """Yield each stage with its batches, from the present step to the end of the run.

@@ -44,6 +44,11 @@ def load_ds_config(config: EngineConfig) -> dict[str, Any]:
         for key in loaded
         if key in RECIPE_KEYS
     ]
+    if "fp16" in loaded or loaded.get("bf16", {}).get("enabled", "auto") != "auto":
+        faults.append(
+            f'engine.deepspeed ({config.deepspeed}) sets the precision; write "bf16": {{"enabled": "auto"}}, no fp16: '
+            "the recipe's engine.precision says it."
+        )
     if faults:
         raise UserError("\n".join(faults))
     return loaded

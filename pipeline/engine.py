@@ -27,6 +27,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch
 from pipeline.config import EngineConfig, OptimConfig
 from pipeline.ds_config import fill_ds_config, load_ds_config
+from pipeline.errors import UserError
 from pipeline.ranks import rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def init_distributed() -> None:
     # Gloo serves CPU ranks well enough. DeepSpeed would else probe every compiler here, and compile a shared-memory
     # kernel for over a minute at first use.
     deepspeed.ops.__compatible_ops__ = {}
+    # Collectives of objects put their tensors on the current device, which must be this rank's own.
+    deepspeed.get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend=None, verbose=False)
 
 
@@ -241,7 +244,13 @@ def build_engine(
         eps=optim.eps,
         weight_decay=optim.weight_decay,
     )
-    ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+    try:
+        ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"engine.deepspeed ({config.deepspeed}): DeepSpeed refuses it ({reason}); correct it."
+        ) from error
     engine = Engine(ds_engine, optimizer, seed)
     # With bf16 and no ZeRO, DeepSpeed allocates the moments by a step on zero gradients, which counts as the first.
     engine.reset_optimizer_state()

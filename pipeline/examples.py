@@ -124,11 +124,16 @@ def load_examples(
         )
     templates = resolve_format(row_format, tokenizer)
     folder = Path(config.cache_dir).expanduser() / _cache_key(source, split, config, templates, tokenizer)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir ({config.cache_dir}): cannot be made ({error.strerror}); choose another."
+        ) from error
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             _build(folder, source, split, config, templates, tokenizer)
-    return _open(folder, row_format, tokenizer)
+    return _open(folder, source, row_format, tokenizer)
 
 
 def assert_disjoint(train: ExampleSet, other: ExampleSet, name: str) -> None:
@@ -161,7 +166,8 @@ def _cache_key(
         ):
             digest.update(repr(record).encode())
     tokenizer_state = tokenizer.backend_tokenizer.to_str()
-    settings = [CACHE_VERSION, config.source_format, config.on_bad_row, config.max_tokens, templates]
+    source_format = path.suffix if config.source_format == "auto" else config.source_format
+    settings = [CACHE_VERSION, source_format, config.on_bad_row, config.max_tokens, templates]
     digest.update(json.dumps([*settings, tokenizer.special_tokens_map, tokenizer_state], default=str).encode())
     return digest.hexdigest()[:32]
 
@@ -198,7 +204,11 @@ def _build(
             raise UserError(
                 f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it."
             )
-        meta = {"separators": separators, "num_too_long": num_too_long, "bad_rows": [str(row) for row in bad_rows]}
+        meta = {
+            "separators": separators,
+            "num_too_long": num_too_long,
+            "bad_rows": [(row.line, row.reason) for row in bad_rows],
+        }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         os.replace(temporary, folder)
     except BaseException:
@@ -239,9 +249,10 @@ def _columns(rows: list[tuple[CoTRecord, dict[str, list[int]]]]) -> dict[str, li
     }
 
 
-def _open(folder: Path, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet:
+def _open(folder: Path, source: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     first, second, end = meta["separators"]
+    bad_rows = [f"{source}:{line}: {reason}" for line, reason in meta["bad_rows"]]
     layout = SequenceLayout(
         tuple(first),
         tuple(second),
@@ -249,6 +260,4 @@ def _open(folder: Path, row_format: FormatConfig, tokenizer: PreTrainedTokenizer
         pad_id=end[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         keep_second_separator=row_format.keep_second_separator,
     )
-    return ExampleSet(
-        datasets.Dataset.from_file(str(folder / "rows.arrow")), layout, meta["num_too_long"], meta["bad_rows"]
-    )
+    return ExampleSet(datasets.Dataset.from_file(str(folder / "rows.arrow")), layout, meta["num_too_long"], bad_rows)

@@ -37,6 +37,7 @@ class Keeper:
         validation: ExampleSet,
     ) -> None:
         self._run_dir, self._config = run_dir, config
+        self._every = (config.evaluation.every_steps, config.run.checkpoint_every)
         self._engine, self._controller, self._recorder, self._tokenizer = engine, controller, recorder, tokenizer
         self._validation = validation.head(config.evaluation.num_examples)
         lengths = np.unique(train.lengths("question_ids"))
@@ -49,6 +50,8 @@ class Keeper:
     def after_step(self, stage: Stage) -> None:
         """Evaluate and save in mid-stage, where a number of steps asks for it."""
         step, config = self._controller.step, self._config
+        if self._controller.stage_has_ended:
+            return  # a checkpoint now would let a resumed run begin the next stage without what after_stage does
         if config.evaluation.every_steps and step % config.evaluation.every_steps == 0:
             self._evaluate(stage)
         if config.run.checkpoint_every and step % config.run.checkpoint_every == 0:
@@ -56,20 +59,23 @@ class Keeper:
 
     def after_stage(self, stage: Stage) -> None:
         """Evaluate at the end of a stage, keep its model if the recipe names it, and write a checkpoint."""
-        keeps = stage.num_removed in self._config.run.keep_stages
-        is_due = stage.index % self._config.evaluation.every_stages == 0 or self._controller.in_last_stage or keeps
-        if not is_due:
+        config = self._config
+        keeps = stage.num_removed in config.run.keep_stages
+        in_step = any(every and self._controller.step % every == 0 for every in self._every)
+        if stage.index % config.evaluation.every_stages and not (self._controller.in_last_stage or keeps or in_step):
             return
         self._evaluate(stage)
         if keeps:
-            self._save_model(self._run_dir / "stages" / f"removed_{stage.num_removed:04d}", stage)
+            # Positions are not built in: a run can start from this model as from any other.
+            folder = self._run_dir / "stages" / f"removed_{stage.num_removed:04d}"
+            save_model(folder, self._engine, self._tokenizer, self._spec(stage), question_length=None)
         self._checkpoint()
 
     def finish(self, stage: Stage) -> None:
         """Evaluate and save where the run ended; if that is before its last stage, its only model is this one."""
         self._evaluate(stage)
         if self.best_accuracy is None:
-            self._save_model(self._run_dir / "model", stage)
+            self._save_model(stage)
         if self._saved_at != self._controller.step:
             self._checkpoint()
 
@@ -109,9 +115,10 @@ class Keeper:
             f"CoT tokens written {result.mean_cot_tokens:.1f}"
         )
         # Of equals the later one: it has trained longer.
-        if self._controller.in_last_stage and result.accuracy >= (self.best_accuracy or 0.0):
+        is_last = stage.removes_all or self._config.schedule.kind == "explicit_cot"
+        if is_last and result.accuracy >= (self.best_accuracy or 0.0):
             self.best_accuracy, self.best_step = result.accuracy, step
-            self._save_model(self._run_dir / "model", stage)
+            self._save_model(stage)
         self._recorder.restart_clock()
 
     def _checkpoint(self) -> None:
@@ -121,8 +128,8 @@ class Keeper:
         save_checkpoint(folder, self._controller.step, self._engine, state, self._config.run.keep_checkpoints)
         self._recorder.restart_clock()
 
-    def _save_model(self, folder: Path, stage: Stage) -> None:
-        save_model(folder, self._engine, self._tokenizer, self._spec(stage), self._question_length)
+    def _save_model(self, stage: Stage) -> None:
+        save_model(self._run_dir / "model", self._engine, self._tokenizer, self._spec(stage), self._question_length)
 
     def _spec(self, stage: Stage) -> AnswerSpec:
         removal = self._config.removal

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from pipeline.config import ModelConfig
 from pipeline.errors import UserError
@@ -45,7 +47,12 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def build_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int, dtype: torch.dtype, seed: int
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    num_positions: int,
+    end_id: int,
+    dtype: torch.dtype,
+    seed: int,
 ) -> PreTrainedModel:
     """Return the recipe's model, with weights.
 
@@ -53,6 +60,7 @@ def build_model(
         config: Which model.
         tokenizer: Gives a model from scratch its vocabulary and special tokens.
         num_positions: Positions that the longest row takes; the model must have as many.
+        end_id: Token that ends a row.
         dtype: Type the weights are loaded in.
         seed: Seeds the weights of a model from scratch.
 
@@ -63,29 +71,42 @@ def build_model(
     _check_size(model_config, tokenizer, num_positions)
     attention = choose_attention(config.attention, dtype)
     logger.info("attention: %s", attention)
-    if config.from_scratch is not None:
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=attention)
-    else:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            config.name_or_path,
-            config=model_config,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=config.trust_remote_code,
-            output_loading_info=True,
-        )
-        if loading["missing_keys"]:
-            raise UserError(
-                f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} weights, such as "
-                f"{sorted(loading['missing_keys'])[0]}; give a complete checkpoint."
-            )
+    field = "model.name_or_path" if config.from_scratch is None else "model.from_scratch"
+    try:
+        if config.from_scratch is not None:
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=attention)
+        else:
+            model = _load_pretrained(config, model_config, dtype, attention)
+    except (*LOADING_ERRORS, ImportError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{field}: the model cannot be built ({_first_line(error)}); correct it.") from error
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # Greedy, as evaluated: what a base model's own file says of sampling or penalties must not travel on.
     model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=_pad_token_id(tokenizer)
+        do_sample=False, eos_token_id=end_id, pad_token_id=_pad_token_id(tokenizer)
     )
+    return model
+
+
+def _load_pretrained(
+    config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        config.name_or_path,
+        config=model_config,
+        dtype=dtype,
+        attn_implementation=attention,
+        trust_remote_code=config.trust_remote_code,
+        output_loading_info=True,
+    )
+    if loading["missing_keys"]:
+        raise UserError(
+            f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} weights, such as "
+            f"{sorted(loading['missing_keys'])[0]}; give a complete checkpoint."
+        )
     return model
 
 
@@ -120,7 +141,11 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": _pad_token_id(tokenizer),
     }
-    return AutoConfig.for_model(model_type, **{**special, **fields})
+    try:
+        return AutoConfig.for_model(model_type, **{**special, **fields})
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.from_scratch: {model_type} refuses these settings ({reason}); correct them.") from error
 
 
 def choose_attention(wanted: str, dtype: torch.dtype) -> str:
@@ -131,7 +156,9 @@ def choose_attention(wanted: str, dtype: torch.dtype) -> str:
     return "flash_attention_2" if has_flash and dtype in (torch.bfloat16, torch.float16) else "sdpa"
 
 
-def load_for_inference(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_for_inference(
+    folder: Path, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a saved model and its tokenizer, on a GPU if there is one.
 
     Raises:
@@ -141,13 +168,15 @@ def load_for_inference(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
         raise UserError(f"{folder}: holds no model (no config.json); give a run's model/ folder.")
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder).to(device)
-        return model.eval(), AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code).to(device)
+        return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the model could not be loaded ({_first_line(error)}).") from error
 
 
 def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise UserError(f"model: {config.model_type} is not a causal language model; take one, such as gpt2 or llama.")
     if num_positions > config.max_position_embeddings:
         raise UserError(
             f"data: the longest row takes {num_positions} positions, the model has {config.max_position_embeddings}; "

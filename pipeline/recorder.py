@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import resource
 import time
@@ -133,14 +134,13 @@ class Recorder:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Drop what a cut run wrote after the checkpoint it goes on from, so that no row stands twice."""
+    """Drop what a cut run wrote after the checkpoint it goes on from, half a last row included; no row stands twice."""
     if path.exists():
-        kept = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if json.loads(line)["step"] <= step
-        ]
-        path.write_text("".join(kept), encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+        beside = path.with_suffix(".incomplete")
+        beside.write_text("".join(kept), encoding="utf-8")
+        os.replace(beside, path)
 
 
 def _peak_memory_mib() -> float:

@@ -1,6 +1,7 @@
 """A training run, to be read from top to bottom as the algorithm (arXiv:2405.14838)."""
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from pipeline.answer_spec import FILE_NAME, load_spec
 from pipeline.checkpoint import load_checkpoint
-from pipeline.config import Config
+from pipeline.config import Config, changes_of_the_past, load_config
 from pipeline.controller import StageController
 from pipeline.engine import Engine, build_engine, init_distributed
 from pipeline.errors import UserError
@@ -52,12 +54,18 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     if config.engine.num_threads is not None:
         torch.set_num_threads(config.engine.num_threads)
     run_dir = Path(config.run.output_dir)
-    _check_run_dir(run_dir, resume, overwrite)
+    _check_run_dir(run_dir, config, resume, overwrite)
+    _check_start(config)
 
     tokenizer = build_tokenizer(config.model)
     examples, validation = load_data(config, tokenizer)
     engine = prepare_engine(config, tokenizer, examples, validation)
     controller = StageController(config, examples, engine)
+    beyond = [number for number in config.run.keep_stages if number > controller.num_removed_at_end]
+    if beyond:
+        raise UserError(
+            f"run.keep_stages ({beyond}): the run ends with {controller.num_removed_at_end} removed; take them out."
+        )
 
     if overwrite:
         _clear(run_dir)
@@ -83,13 +91,40 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     return TrainingResult(run_dir / "model", controller.step, keeper.best_accuracy, keeper.best_step)
 
 
-def _check_run_dir(run_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix two runs in one directory."""
-    taken = from_rank_zero((run_dir / "metrics.jsonl").exists())
-    if taken and not (resume or overwrite):
-        raise UserError(
+def _check_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix two runs in one directory; every rank learns what rank 0 finds."""
+    fault = from_rank_zero(_fault_of_run_dir(run_dir, config, resume, overwrite) if rank() == 0 else None)
+    if fault:
+        raise UserError(fault)
+
+
+def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
+    parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        return f"run.output_dir ({run_dir}): {parent} is not a folder that can be written to; name another."
+    if not (run_dir / "metrics.jsonl").exists():
+        return None
+    if not (resume or overwrite):
+        return (
             f"run.output_dir ({run_dir}) holds an earlier run; add --resume to go on with it, --overwrite to replace "
             "it, or name another folder."
+        )
+    changed = changes_of_the_past(load_config(run_dir / "recipe.yaml"), config) if resume else []
+    if changed:
+        return "\n".join(
+            f"{name}: {old!r} when the run began, {new!r} now; a resumed run keeps it. Undo that, or start another."
+            for name, old, new in changed
+        )
+    return None
+
+
+def _check_start(config: Config) -> None:
+    """Refuse to shift positions a second time."""
+    spec_file = Path(config.model.name_or_path) / FILE_NAME
+    if config.model.name_or_path and spec_file.is_file() and load_spec(spec_file.parent).built_in_shift:
+        raise UserError(
+            f"model.name_or_path ({config.model.name_or_path}) has kept positions built in and cannot be trained on; "
+            "start from a model under stages/ (run.keep_stages)."
         )
 
 
@@ -141,7 +176,7 @@ def prepare_engine(
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     hidden_size = build_model_config(config.model, tokenizer).hidden_size
     return build_engine(
-        lambda: build_model(config.model, tokenizer, num_positions, dtype, config.run.seed),
+        lambda: build_model(config.model, tokenizer, num_positions, examples.layout.end_id, dtype, config.run.seed),
         hidden_size,
         config.engine,
         config.optim,

@@ -12,6 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pipeline.cli.arguments import parse_options
 from pipeline.config import DataConfig
+from pipeline.errors import UserError
+from pipeline.records import SourceFormat
 
 if TYPE_CHECKING:
     from pipeline.comparison import ModelReport
@@ -30,6 +32,10 @@ def main(argv: Sequence[str]) -> int:
         UserError: If a model or the data cannot be read.
     """
     options = parse_options(_parser(), argv)
+    for name, minimum in {"num_removed": 0, "num_examples": 1, "num_timed": 1, "batch_size": 1}.items():
+        value = getattr(options, name)
+        if value is not None and value < minimum:
+            raise UserError(f"--{name} ({value}) must be at least {minimum}; raise it.")
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         reports = _evaluate(options)
     if os.environ.get("RANK", "0") == "0":
@@ -60,6 +66,7 @@ def _evaluate(options: Namespace) -> list["ModelReport"]:
         num_examples=options.num_examples,
         num_timed=options.num_timed,
         batch_size=options.batch_size,
+        trust_remote_code=options.trust_remote_code,
     )
 
 
@@ -73,7 +80,7 @@ def _parser() -> ArgumentParser:
     add("--model", type=str, nargs="+", required=True, help="Model folders; speeds are compared to the first one's.")
     add("--data", type=str, required=True, help="Unseen rows: a file, or a Hub name.")
     add("--split", type=str, default="test", help="Split of a Hub data set.")
-    add("--source_format", type=str, default="auto", help="text, jsonl, json, gsm8k, hub, or auto.")
+    add("--source_format", type=SourceFormat, default="auto", help="Format of the rows.")
     add("--on_bad_row", type=str, choices=["stop", "skip"], default="stop", help="What a broken row does.")
     add(
         "--num_removed",
@@ -85,6 +92,7 @@ def _parser() -> ArgumentParser:
     add("--num_timed", type=int, default=50, help="Rows timed at batch size 1.")
     add("--batch_size", type=int, default=256, help="Rows decoded together for accuracy.")
     add("--samples", type=str, default=None, help="Write every row as answered to this JSONL file.")
+    add("--trust_remote_code", action="store_true", help="Run Python code that comes with the models.")
     add("--json", action="store_true", help="Print JSON: an object for one model, a list for several.")
     return parser
 
@@ -105,24 +113,31 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
     if options.json:
         print(json.dumps(rows[0] if len(rows) == 1 else rows))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding")
-    for heading in ("model", "accuracy", "95 % interval", "CoT tokens", "examples/s", "speed-up"):
-        is_model = heading == "model"
-        table.add_column(heading, justify="left" if is_model else "right", no_wrap=not is_model, overflow="fold")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="fold", ratio=1)
+    for heading in ("accuracy", "95 %", "CoT", "ex/s", "speed-up", "batched"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for report in reports:
         low, high = report.confidence_interval
         table.add_row(
             report.model,
             f"{100 * report.evaluation.accuracy:.1f} %",
-            f"{100 * low:.1f} - {100 * high:.1f}",
+            f"{100 * low:.1f}-{100 * high:.1f}",
             f"{report.evaluation.mean_cot_tokens:.1f}",
             f"{report.examples_per_second:.1f}",
             f"{report.examples_per_second / reports[0].examples_per_second:.2f}x",
+            f"{report.examples_per_second_batched:.0f}",
         )
-    # A pipe has no width of its own, and the one assumed is too narrow.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding", highlight=False)
     console.print(table)
-    console.print("examples/s: at batch size 1; speed-up: against the first model", style="dim")
+    console.print(
+        "95 %: interval of accuracy. CoT: tokens written. ex/s: at batch size 1. speed-up: against the first model. "
+        f"batched: ex/s at batch size {options.batch_size}.",
+        style="dim",
+        highlight=False,
+    )

@@ -37,12 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Only the sub-command asked for is imported: torch and its friends take seconds.
         return importlib.import_module(f"pipeline.cli.{name}").main(rest)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one tells it
+        rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
+        if local_rank == "0":  # the ranks of a node find the same mistake; one of them tells it
+            node = "" if rank == "0" else f" (rank {rank})"
             for line in str(error).split("\n"):
-                print(f"tacit: error: {line}", file=sys.stderr)
+                print(f"tacit: error{node}: {line}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        print("tacit: interrupted; `tacit train --resume` goes on from the last checkpoint.", file=sys.stderr)
+        hint = "; `--resume` goes on from the last checkpoint" if name == "train" else ""
+        print(f"tacit: interrupted{hint}.", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -1,5 +1,6 @@
 """Settings of a run: what they are (``schema``), how they are read (``parsing``), which go together (``checks``)."""
 
+from pipeline.config.checks import changes_of_the_past
 from pipeline.config.parsing import config_to_yaml, load_config, parse_command_line
 from pipeline.config.schema import (
     AdaptiveConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "RemovalConfig",
     "RunConfig",
     "ScheduleConfig",
+    "changes_of_the_past",
     "config_to_yaml",
     "load_config",
     "parse_command_line",

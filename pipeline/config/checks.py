@@ -51,6 +51,40 @@ REQUIRED = {
 }
 
 
+# What a resumed run may change: it shapes the steps to come, or none at all.
+FREE_ON_RESUME = (
+    "data.cache_dir",
+    "schedule.max_steps",
+    "schedule.final_epochs",
+    "engine.micro_batch_tokens",
+    "engine.num_threads",
+    "evaluation.",
+    "run.output_dir",
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.keep_stages",
+)
+
+
+def changes_of_the_past(before: Config, now: Config) -> list[tuple[str, Any, Any]]:
+    """Return the settings, with old and new value, whose change would make a resumed run another one than it was."""
+    return [
+        (name, old, new)
+        for name, old, new in _differences(dataclasses.asdict(before), dataclasses.asdict(now))
+        if not name.startswith(FREE_ON_RESUME)
+    ]
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name, old in before.items():
+        new = now[name]
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", old, new
+
+
 def check(config: Config) -> list[str]:
     """Return every fault of a configuration, one line each; an empty list means that it can run."""
     return [
@@ -121,6 +155,10 @@ def _check_removal_and_schedule(config: Config) -> Iterator[str]:
             f"schedule.start_removed ({schedule.start_removed}) must not be above "
             f"schedule.remove_all_beyond ({threshold}); lower it."
         )
+    if schedule.kind in ("explicit_cot", "no_cot") and schedule.start_removed:
+        yield f"schedule.start_removed ({schedule.start_removed}) must be 0 for kind {schedule.kind}; take it out."
+    if schedule.kind == "adaptive" and schedule.adaptive.on_stall == "back" and schedule.max_steps is None:
+        yield "schedule.adaptive.on_stall (back) may never end; set schedule.max_steps as well."
     if schedule.final_epochs == 0 and schedule.max_steps is None and schedule.kind in ("explicit_cot", "no_cot"):
         yield f"schedule.final_epochs (0) leaves a run of kind {schedule.kind} without a step; raise it."
 

@@ -75,7 +75,11 @@ def config_to_yaml(config: Config) -> str:
 
 def _build_parser(prog: str, switches: Mapping[str, str]) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, exit_on_error=False)
-    parser.add_argument("--config", action=ActionConfigFile, help="Recipe (YAML). Command-line settings go before it.")
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="Recipe (YAML). Settings on the command line win over it, wherever they stand.",
+    )
     for name, text in switches.items():
         if name != "print_config":  # comes with --config
             parser.add_argument(f"--{name}", action="store_true", help=text)

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate, plan_micro_batches
 from pipeline.config import Config, EngineConfig, OptimConfig
 from pipeline.controller import StageController
-from pipeline.engine import Engine, build_engine
+from pipeline.engine import Engine, StepMetrics, build_engine
 from pipeline.layout import Row, SequenceLayout
 from pipeline.modeling import build_tokenizer
 from pipeline.ranks import rank, world_size
@@ -124,8 +124,16 @@ def stages_by_step(config: Config) -> list[tuple[int, int]]:
     return seen
 
 
+def stage_after_different_losses(config: Config) -> int:
+    """Tell rank 0 of a low loss and the other ranks of a high one; return the number of units removed next."""
+    controller, _ = _controller(config)
+    next(controller.stages())
+    controller.after_step(StepMetrics(loss=0.5 if rank() == 0 else 5.0, token_accuracy=0.0, grad_norm=0.0))
+    return controller.state()["adaptive"]["stage"]["num_removed"]
+
+
 def rows_by_step(config: Config) -> list[list[tuple[int, ...]]]:
-    """Return the label tokens of the rows this rank trains on at each step, without training."""
+    """Return the rows this rank trains on at each step, without training."""
     controller, _ = _controller(config)
     return [
         [row for micro_batch in batch.micro_batches for row in _label_rows(micro_batch)]

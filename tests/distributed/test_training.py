@@ -19,6 +19,10 @@ def _figures(rows: list[dict[str, Any]], kind: str) -> list[tuple[float, ...]]:
     return [tuple(row[name] for name in names) for row in rows if row["kind"] == kind]
 
 
+def _texts(run_dir: str) -> list[str]:
+    return [json.loads(line)["text"] for line in (Path(run_dir) / "samples.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("ds_config", ["zero0", "zero2", "zero3", "zero3_offload"])
 def test_two_ranks_train_as_one_over_all_stages(two_ranks: RankPool, tmp_path: Path, ds_config: str) -> None:
     init_distributed()
@@ -34,6 +38,8 @@ def test_two_ranks_train_as_one_over_all_stages(two_ranks: RankPool, tmp_path: P
     assert [row[2] for row in measured] == pytest.approx([row[2] for row in expected], abs=1e-5)
     assert all(row[2] == 7 for row in _figures(two, "evaluation"))  # an odd number, each counted once
     assert _figures(two, "evaluation") == _figures(one, "evaluation")
+    texts = [_texts(runs[name].run.output_dir) for name in ("one", "two")]
+    assert texts[0] == texts[1] and len(set(texts[0])) > 7
 
 
 def test_a_model_loaded_in_parts_has_the_weights_it_was_saved_with(two_ranks: RankPool, tmp_path: Path) -> None:
@@ -85,22 +91,45 @@ def test_ranks_agree_on_the_stage_of_an_adaptive_run(two_ranks: RankPool, tmp_pa
     assert first[-1][1] == 4 and len({stage for stage, _ in first}) == 5
 
 
-@pytest.mark.parametrize("ds_config", ["zero0", "zero1", "zero2", "zero3"])
-def test_a_resumed_run_equals_the_uninterrupted_one(two_ranks: RankPool, tmp_path: Path, ds_config: str) -> None:
+def test_rank_zero_decides_when_ranks_see_different_losses(two_ranks: RankPool, tmp_path: Path) -> None:
+    adaptive = {"loss_threshold": 1.0, "window": 1, "min_steps": 1, "max_steps": 9}
+    config = tiny_config(tmp_path, schedule__kind="adaptive", schedule__adaptive=adaptive)
+    assert two_ranks.run(jobs.stage_after_different_losses, config) == [1, 1]
+
+
+ADAPTIVE = {"loss_threshold": 0.1, "window": 2, "min_steps": 2, "max_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "overrides"),
+    [
+        ("zero0", {}),
+        ("zero1", {}),
+        ("zero2", {}),
+        ("zero3", {}),
+        ("zero3_offload", {}),
+        ("zero2", {"engine__precision": "bf16"}),
+        ("zero3", {"schedule__kind": "adaptive", "schedule__adaptive": ADAPTIVE}),
+    ],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    two_ranks: RankPool, tmp_path: Path, ds_config: str, overrides: dict[str, Any]
+) -> None:
     config = tiny_config(
         tmp_path,
         engine__deepspeed=f"ds_configs/{ds_config}.json",
-        run__checkpoint_every=3,
+        run__checkpoint_every=1,
         run__keep_checkpoints=100,
-        run__log_every=1,
+        **overrides,
     )
     whole = two_ranks.run(jobs.run_training, config, False)[0]
-    # Step 6 is in mid-stage; go back to it, as if the run had been cut just before its next checkpoint.
-    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
-    assert any(path.name == "step_00000006" for path in checkpoints)
-    for path in checkpoints:
-        if path.name > "step_00000006":
-            shutil.rmtree(path)
-    resumed = two_ranks.run(jobs.run_training, config, True)[0]
-    for kind in ("train", "evaluation"):
-        assert _figures(resumed, kind) == _figures(whole, kind)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert len(list(checkpoints.iterdir())) == len(_figures(whole, "train"))
+    # As if cut before the next checkpoint. Fixed schedule: 9 is in mid-stage, one step after a reset, 6 at a boundary.
+    for step in (9, 6):
+        for path in checkpoints.iterdir():
+            if path.name > f"step_{step:08d}":
+                shutil.rmtree(path)
+        resumed = two_ranks.run(jobs.run_training, config, True)[0]
+        for kind in ("train", "evaluation"):
+            assert _figures(resumed, kind) == _figures(whole, kind)

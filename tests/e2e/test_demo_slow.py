@@ -14,21 +14,14 @@ SEED = "1"
 
 
 @pytest.mark.slow
-def test_the_demo_internalizes_its_chain_of_thought() -> None:
+def test_the_demo_internalizes_its_chain_of_thought(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("OMP_NUM_THREADS", None)
-    subprocess.run([str(ROOT / "launchers" / "demo.sh"), SEED], cwd=ROOT, env=environment, check=True)
-    runs = ROOT / "runs"
+    subprocess.run([str(ROOT / "launchers" / "demo.sh"), SEED, str(tmp_path)], cwd=ROOT, env=environment, check=True)
+    runs = tmp_path / "runs"
     folders = [f"demo_seed{SEED}/stages/removed_0000", f"demo_seed{SEED}/model", f"demo_seed{SEED}_no_cot/model"]
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "evaluate",
-        "--data",
-        str(ROOT / "data" / "lock" / "test.txt"),
-        "--json",
-    ]
+    data = str(tmp_path / "data" / "lock" / "test.txt")
+    command = [sys.executable, "-m", "pipeline", "evaluate", "--data", data, "--json"]
     printed = subprocess.run(
         [*command, "--model", *(str(runs / folder) for folder in folders)],
         cwd=ROOT,

@@ -24,6 +24,12 @@ SHORT = {**RECIPE["model"]["from_scratch"], "n_positions": 19}
         ({"model__from_scratch": None, "model__name_or_path": "no/such/model"}, "no/such/model"),
         ({"engine__deepspeed": "no_such.json"}, "engine.deepspeed .*no_such.json"),
         ({"data__validation": "train"}, "of its questions are training questions too"),
+        ({"model__from_scratch": {"model_type": "gpt2", "n_head": 3, "n_embd": 16}}, "model.from_scratch: .*divisible"),
+        ({"model__from_scratch": {"model_type": "gpt2", "n_layer": "two"}}, "model.from_scratch: gpt2 refuses"),
+        ({"model__from_scratch": {"model_type": "t5"}}, "t5 is not a causal language model"),
+        ({"model__attention": "flash_attention_2"}, "model.from_scratch: the model cannot be built"),
+        ({"data__cache_dir": "/dev/null/cache"}, "data.cache_dir"),
+        ({"run__keep_stages": [5]}, r"run.keep_stages \(\[5\]\): the run ends with 4 removed"),
         ({"format__first_separator": " ? "}, "not in the tokenizer's vocabulary"),
     ],
 )
@@ -41,3 +47,39 @@ def test_a_deepspeed_file_must_not_say_what_the_recipe_says(tmp_path: Path, key:
     (tmp_path / "ds.json").write_text(f'{{"zero_optimization": {{"stage": 1}}, "{key}": 1}}')
     with pytest.raises(UserError, match=f"sets {key}; take it out"):
         train(tiny_config(tmp_path, engine__deepspeed=str(tmp_path / "ds.json")))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"zero_optimization": {"stage": 7}}', "DeepSpeed refuses it"),
+        ('{"zero_optimization": {"stage": 1}, "fp16": {"enabled": true}}', "sets the precision"),
+        ('{"zero_optimization": {"stage": 1}, "bf16": {"enabled": true}}', "sets the precision"),
+        ("[]", "must hold a JSON object"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_deepspeed_file_that_cannot_serve_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "ds.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(tmp_path, engine__deepspeed=str(tmp_path / "ds.json")))
+
+
+def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="run.output_dir .* is not a folder"):
+        train(tiny_config(tmp_path, run__output_dir=str(tmp_path / "taken" / "run")))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("run__seed", 1), ("optim__lr", 2e-3), ("removal__side", "right"), ("engine__deepspeed", "ds_configs/zero1.json")],
+)
+def test_a_resumed_run_keeps_its_past(tmp_path: Path, setting: str, value: Any) -> None:
+    train(tiny_config(tmp_path, schedule__max_steps=2))
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    changed = tiny_config(tmp_path, schedule__max_steps=4, evaluation__batch_size=2, **{setting: value})
+    with pytest.raises(UserError, match=setting.replace("__", ".")) as error:
+        train(changed, resume=True)
+    assert len(str(error.value).splitlines()) == 1  # what shapes only the steps to come may change
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.comparison import compare_models
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
+from pipeline.keeper import Keeper
 from pipeline.train import train
 from tests.tiny import RECIPE, tiny_config, write_recipe
 
@@ -83,8 +84,49 @@ def test_the_run_directory_holds_what_the_run_needs(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if row.get("after_reset")] == [5, 7, 9, 11]
     needed = {"epoch", "stage", "loss", "token_accuracy", "lr", "grad_norm", "tokens_per_second", "memory_mib"}
     assert needed <= rows[0].keys()
+    end = AutoTokenizer.from_pretrained(result.model_dir).eos_token_id
+    assert json.loads((result.model_dir / "generation_config.json").read_text())["eos_token_id"] == end
     assert sorted(path.name for path in (run_dir / "stages").iterdir()) == ["removed_0000", "removed_0002"]
     assert len(list((run_dir / "checkpoints").iterdir())) == 2
+
+
+def test_a_model_with_built_in_positions_is_not_shifted_twice(tmp_path: Path) -> None:
+    first = tiny_config(tmp_path, removal__keep_positions=True, run__keep_stages=[2])
+    built_in = train(first).model_dir
+    (tmp_path / "second").mkdir()
+    recipe = {"model__from_scratch": None, "schedule__start_removed": 2, "removal__keep_positions": True}
+    with pytest.raises(UserError, match="has kept positions built in"):
+        train(tiny_config(tmp_path / "second", model__name_or_path=str(built_in), **recipe))
+    with pytest.raises(UserError, match="positions are built in for 4 removed"):
+        compare_models([built_in], first.data, num_removed=2, num_examples=3, num_timed=1, batch_size=3)
+    # A stage's model has its whole position table, and goes on from where it was kept.
+    stage = tmp_path / "run" / "stages" / "removed_0002"
+    assert AutoModelForCausalLM.from_pretrained(stage).config.n_positions == 40
+    second = tiny_config(tmp_path / "second", model__name_or_path=str(stage), schedule__hold_epochs=0, **recipe)
+    train(second)
+    assert [row["num_removed"] for row in _rows(second, "metrics.jsonl") if row["kind"] == "train"][0] == 2
+
+
+def test_a_cut_at_the_end_of_a_stage_loses_neither_its_model_nor_its_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, run__checkpoint_every=2, run__keep_stages=[1])
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        # Stages end after 4, 6, 8 and 10 steps, where checkpoints are due as well; nothing is saved before the cut.
+        patched.setattr(Keeper, "after_stage", cut)
+        train(config)
+    with (tmp_path / "run" / "samples.jsonl").open("a") as file:
+        file.write('{"step": 2, "row')  # a line that the cut left unfinished
+    train(config, resume=True)
+    assert (tmp_path / "run" / "stages" / "removed_0001" / "config.json").exists()
+    evaluated = [row["step"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "evaluation"]
+    assert evaluated == [2, 4, 6, 8, 10, 14]
+    steps = [row["step"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
+    assert steps == list(range(1, 15))
 
 
 def test_a_run_starts_from_an_explicit_checkpoint_at_a_given_number_removed(tmp_path: Path) -> None:
@@ -137,7 +179,7 @@ def test_damaged_checkpoints_are_never_mistaken_for_good_ones(tmp_path: Path) ->
     state.write_text(state.read_text().replace("4", "5"))  # as long as before, but not what was saved
     longer = tiny_config(tmp_path, run__checkpoint_every=2, run__keep_checkpoints=1, schedule__max_steps=6)
     train(longer, resume=True)
-    assert [path.name for path in newest.parent.iterdir()] == ["step_00000006"]
+    assert sorted(path.name for path in newest.parent.iterdir()) == [".step_00000090.damaged", "step_00000006"]
 
     (newest.with_name("step_00000006") / "controller.json").unlink()
     with pytest.raises(UserError, match="every checkpoint is damaged"):

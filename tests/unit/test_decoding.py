@@ -143,7 +143,7 @@ def test_a_model_with_just_enough_positions_does_not_crash() -> None:
     from_scratch = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": longest_row}
     tokenizer = build_word_tokenizer()
     try:
-        model = build_model(ModelConfig(from_scratch=from_scratch), tokenizer, longest_row, torch.float32, seed=0)
+        model = build_model(ModelConfig(from_scratch=from_scratch), tokenizer, longest_row, 1, torch.float32, seed=0)
     except UserError:
         return
     # question 4, separator, target 7 that the model does not know how to end
