@@ -14,19 +14,8 @@ from tests.tiny import ROOT
 
 README = (ROOT / "README.md").read_text()
 # Options of commands that have no recipe.
-OTHER_OPTIONS = {
-    "config",
-    "resume",
-    "print_config",
-    "help",
-    "digits",
-    "input",
-    "num_validation",
-    "num_train",
-    "output_dir",
-    "model",
-    "data",
-}
+OTHER_OPTIONS = {"config", "resume", "print_config", "help", "model", "data"}
+OTHER_OPTIONS |= {"input", "output_dir", "digits", "num_train", "num_validation"}
 LAUNCHER_OPTIONS = {"num_gpus", "no_local_rank", "module"}
 
 
