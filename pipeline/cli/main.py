@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Only the sub-command asked for is imported: torch and its friends take seconds.
         return importlib.import_module(f"pipeline.cli.{name}").main(rest)
     except UserError as error:
-        rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
+        rank = os.environ.get("RANK", "0")
+        local_rank = os.environ.get("LOCAL_RANK", rank)
         if local_rank == "0":  # the ranks of a node find the same mistake; one of them tells it
             node = "" if rank == "0" else f" (rank {rank})"
             for line in str(error).split("\n"):

@@ -145,10 +145,13 @@ def test_wrong_and_missing_values_are_wrong_use(arguments: tuple[str, ...], name
     assert all(word in finished.stderr for word in named)
 
 
-def test_only_rank_zero_tells_the_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+def test_one_rank_of_a_node_tells_the_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     finished = tacit("trian")
     assert (finished.returncode, finished.stderr) == (2, "")
+    monkeypatch.setenv("LOCAL_RANK", "0")  # a file may be missing on the second node only
+    assert tacit("trian").stderr.startswith("tacit: error (rank 3): tacit trian: unknown command.")
 
 
 # The resolved recipe
