@@ -28,6 +28,8 @@ class AnswerSpec:
     """Whether position ids shift from the first separator on. False also where the shift is built into the weights."""
     longest_cot: int
     """Tokens in the longest training CoT."""
+    question_length: int | None = None
+    """Tokens that every question must have, where a shift is built in."""
     built_in_shift: int = 0
     """Positions cut out of the model's own table, so that it answers at ``num_removed`` without a shift."""
 

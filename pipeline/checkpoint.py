@@ -148,7 +148,7 @@ def save_model(
         config = engine.model.config
         if spec.shift and question_length is not None and config.model_type == "gpt2":
             config = _drop_positions(weights, config, question_length, spec.shift)
-            spec = replace(spec, keep_positions=False, built_in_shift=spec.shift)
+            spec = replace(spec, keep_positions=False, built_in_shift=spec.shift, question_length=question_length)
         temporary = folder.with_name(f".{folder.name}.incomplete")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

@@ -69,8 +69,13 @@ def evaluate(
     """Answer every row greedily, shared out over the ranks; each rank returns the whole result.
 
     Raises:
-        UserError: If a question is longer than the model.
+        UserError: If a question is longer than the model, or of another length than is built into it.
     """
+    if spec.built_in_shift and set(examples.lengths("question_ids").tolist()) != {spec.question_length}:
+        raise UserError(
+            f"data: the model has kept positions built in for questions of {spec.question_length} tokens; take such "
+            "rows, or a model under stages/."
+        )
     prompts, max_new_tokens = make_prompts(examples, spec)
     _check_positions(model, prompts)
     mine = range(rank(), len(examples), world_size())

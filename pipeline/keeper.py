@@ -37,7 +37,6 @@ class Keeper:
         validation: ExampleSet,
     ) -> None:
         self._run_dir, self._config = run_dir, config
-        self._every = (config.evaluation.every_steps, config.run.checkpoint_every)
         self._engine, self._controller, self._recorder, self._tokenizer = engine, controller, recorder, tokenizer
         self._validation = validation.head(config.evaluation.num_examples)
         lengths = np.unique(train.lengths("question_ids"))
@@ -49,20 +48,25 @@ class Keeper:
 
     def after_step(self, stage: Stage) -> None:
         """Evaluate and save in mid-stage, where a number of steps asks for it."""
-        step, config = self._controller.step, self._config
         if self._controller.stage_has_ended:
             return  # a checkpoint now would let a resumed run begin the next stage without what after_stage does
-        if config.evaluation.every_steps and step % config.evaluation.every_steps == 0:
+        if self._is_due(self._config.evaluation.every_steps):
             self._evaluate(stage)
-        if config.run.checkpoint_every and step % config.run.checkpoint_every == 0:
+        if self._is_due(self._config.run.checkpoint_every):
             self._checkpoint()
 
     def after_stage(self, stage: Stage) -> None:
         """Evaluate at the end of a stage, keep its model if the recipe names it, and write a checkpoint."""
         config = self._config
         keeps = stage.num_removed in config.run.keep_stages
-        in_step = any(every and self._controller.step % every == 0 for every in self._every)
-        if stage.index % config.evaluation.every_stages and not (self._controller.in_last_stage or keeps or in_step):
+        is_due = (
+            stage.index % config.evaluation.every_stages == 0
+            or self._controller.in_last_stage
+            or keeps
+            or self._is_due(config.evaluation.every_steps)
+            or self._is_due(config.run.checkpoint_every)
+        )
+        if not is_due:
             return
         self._evaluate(stage)
         if keeps:
@@ -91,6 +95,9 @@ class Keeper:
         """Go on from a checkpoint's state."""
         self.best_accuracy, self.best_step = state["best_accuracy"], state["best_step"]
         self._evaluated_at, self._saved_at = state["evaluated_at"], self._controller.step
+
+    def _is_due(self, every_steps: int | None) -> bool:
+        return every_steps is not None and self._controller.step % every_steps == 0
 
     def _evaluate(self, stage: Stage) -> None:
         step = self._controller.step

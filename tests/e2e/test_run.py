@@ -1,5 +1,6 @@
 """Whole runs in one process: what is saved answers as what was trained, from every format and kind of model."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ from pipeline.comparison import compare_models
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 from pipeline.keeper import Keeper
+from pipeline.records import write_records
+from pipeline.tasks import Multiplication
 from pipeline.train import train
 from tests.tiny import RECIPE, tiny_config, write_recipe
 
@@ -99,6 +102,10 @@ def test_a_model_with_built_in_positions_is_not_shifted_twice(tmp_path: Path) ->
         train(tiny_config(tmp_path / "second", model__name_or_path=str(built_in), **recipe))
     with pytest.raises(UserError, match="positions are built in for 4 removed"):
         compare_models([built_in], first.data, num_removed=2, num_examples=3, num_timed=1, batch_size=3)
+    write_records(tmp_path / "longer.txt", [Multiplication(3, 2).record_at(7)])
+    longer = dataclasses.replace(first.data, validation=str(tmp_path / "longer.txt"))
+    with pytest.raises(UserError, match="built in for questions of 5 tokens"):
+        compare_models([built_in], longer, num_removed=None, num_examples=None, num_timed=1, batch_size=3)
     # A stage's model has its whole position table, and goes on from where it was kept.
     stage = tmp_path / "run" / "stages" / "removed_0002"
     assert AutoModelForCausalLM.from_pretrained(stage).config.n_positions == 40

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 # Options of commands that have no recipe.
 OTHER_OPTIONS = {"config", "resume", "print_config", "help", "model", "data"}
 OTHER_OPTIONS |= {"input", "output_dir", "digits", "num_train", "num_validation"}
-LAUNCHER_OPTIONS = {"num_gpus", "no_local_rank", "module"}
+LAUNCHER_OPTIONS = {"num_gpus", "no_local_rank", "module", "rm"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
