@@ -138,7 +138,7 @@ class OptimConfig:
     lr: float = 5e-5
     """Peak learning rate. 5e-5 is the paper's for GPT-2; small models from scratch want 1e-4 to 1e-3."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """Shape of the learning rate after warm-up; cosine and linear end at zero at the run's last step."""
+    """Shape of the learning rate after warm-up; cosine and linear reach zero right after the run's last step."""
     warmup_steps: int = 0
     """Optimizer steps over which the learning rate rises from zero at the run's beginning."""
     reset_warmup_steps: int = 0
