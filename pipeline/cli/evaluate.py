@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from pipeline.cli.arguments import parse_options
 from pipeline.config import DataConfig
@@ -113,10 +116,19 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
     if options.json:
         print(json.dumps(rows[0] if len(rows) == 1 else rows))
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding", highlight=False)
+    console.print(comparison_table(reports))
+    console.print(
+        "95 %: interval of accuracy. CoT: tokens written. ex/s: at batch size 1. speed-up: against the first model. "
+        f"batched: ex/s at batch size {options.batch_size}.",
+        style="dim",
+        highlight=False,
+    )
 
+
+def comparison_table(reports: Sequence["ModelReport"]) -> Table:
+    """Return one line a model; speeds are compared to the first one's."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold", ratio=1)
     for heading in ("accuracy", "95 %", "CoT", "ex/s", "speed-up", "batched"):
@@ -132,12 +144,4 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
             f"{report.examples_per_second / reports[0].examples_per_second:.2f}x",
             f"{report.examples_per_second_batched:.0f}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding", highlight=False)
-    console.print(table)
-    console.print(
-        "95 %: interval of accuracy. CoT: tokens written. ex/s: at batch size 1. speed-up: against the first model. "
-        f"batched: ex/s at batch size {options.batch_size}.",
-        style="dim",
-        highlight=False,
-    )
+    return table

@@ -134,6 +134,9 @@ def test_other_commands_say_it_in_one_line(arguments: tuple[str, ...], says: str
     ("arguments", "named"),
     [
         (("evaluate", "--model=x", "--data=y", "--batch_size=many"), ("batch_size", "many")),
+        (("evaluate", "--model=x", "--data=y", "--batch_size=0"), ("--batch_size (0) must be at least 1",)),
+        (("evaluate", "--model=x", "--data=y", "--num_removed=-1"), ("--num_removed (-1) must be at least 0",)),
+        (("evaluate", "--model=x", "--data=y", "--source_format=foo"), ("source_format", "foo")),
         (("evaluate", "--model=x"), ("data",)),
         (("score",), ("file",)),
     ],
