@@ -99,6 +99,7 @@ def _check_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool)
 
 
 def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
+    """Return what is wrong with the run directory; nothing or an empty text if it can be used."""
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return f"run.output_dir ({run_dir}): {parent} is not a folder that can be written to; name another."
@@ -109,13 +110,16 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
             f"run.output_dir ({run_dir}) holds an earlier run; add --resume to go on with it, --overwrite to replace "
             "it, or name another folder."
         )
-    changed = changes_of_the_past(load_config(run_dir / "recipe.yaml"), config) if resume else []
-    if changed:
-        return "\n".join(
-            f"{name}: {old!r} when the run began, {new!r} now; a resumed run keeps it. Undo that, or start another."
-            for name, old, new in changed
-        )
-    return None
+    if not resume:
+        return None
+    try:
+        before = load_config(run_dir / "recipe.yaml")
+    except UserError as error:  # raised here, on rank 0 alone, it would leave the others waiting
+        return str(error)
+    return "\n".join(
+        f"{name}: {old!r} when the run began, {new!r} now; a resumed run keeps it. Undo that, or start another."
+        for name, old, new in changes_of_the_past(before, config)
+    )
 
 
 def _check_start(config: Config) -> None:

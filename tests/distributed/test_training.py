@@ -133,3 +133,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         resumed = two_ranks.run(jobs.run_training, config, True)[0]
         for kind in ("train", "evaluation"):
             assert _figures(resumed, kind) == _figures(whole, kind)
+
+
+def test_a_fault_that_rank_zero_finds_stops_all_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, schedule__max_steps=2)
+    two_ranks.run(jobs.run_training, config, False)
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    with pytest.raises(AssertionError) as error:
+        two_ranks.run(jobs.run_training, config, True)
+    assert str(error.value).count("recipe.yaml: cannot be read") == 2  # each rank its own, and none is left waiting
