@@ -78,7 +78,11 @@ class StageController:
     @property
     def in_last_stage(self) -> bool:
         """Whether the present stage is the one in which the model that is kept is chosen."""
-        return self.stage.removes_all or self._config.schedule.kind == "explicit_cot"
+        return self.is_last(self.stage)
+
+    def is_last(self, stage: Stage) -> bool:
+        """Return whether the run has no stage after this one."""
+        return stage.removes_all or self._config.schedule.kind == "explicit_cot"
 
     @property
     def stage_has_ended(self) -> bool:

@@ -30,8 +30,6 @@ from pipeline.ds_config import fill_ds_config, load_ds_config
 from pipeline.errors import UserError
 from pipeline.ranks import rank, world_size
 
-logger = logging.getLogger(__name__)
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

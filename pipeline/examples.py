@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -23,8 +22,6 @@ from pipeline.layout import SequenceLayout
 from pipeline.records import BadRow, CoTRecord, read_records
 from pipeline.removal import CoTExample, Unit
 from pipeline.row_text import resolve_format, tokenize_rows
-
-logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 1  # raise it when the content of the cache changes
 ROWS_PER_BATCH = 4096

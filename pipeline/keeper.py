@@ -122,8 +122,7 @@ class Keeper:
             f"CoT tokens written {result.mean_cot_tokens:.1f}"
         )
         # Of equals the later one: it has trained longer.
-        is_last = stage.removes_all or self._config.schedule.kind == "explicit_cot"
-        if is_last and result.accuracy >= (self.best_accuracy or 0.0):
+        if self._controller.is_last(stage) and result.accuracy >= (self.best_accuracy or 0.0):
             self.best_accuracy, self.best_step = result.accuracy, step
             self._save_model(stage)
         self._recorder.restart_clock()

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import resource
@@ -21,8 +20,6 @@ from pipeline.controller import StageController
 from pipeline.engine import StepMetrics
 from pipeline.ranks import rank, world_size
 from pipeline.schedule import Stage
-
-logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "numpy")
 SECONDS_BETWEEN_LINES = 10  # where there is no terminal to draw a bar on
