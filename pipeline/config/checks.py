@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.config.schema import AdaptiveConfig, Config, FormatConfig
+from pipeline.config.schema import AdaptiveConfig, Config, FormatConfig, LoraConfig
 
 # Fields that must be at least this much. Null passes: it means "not set".
 MINIMUM = {
     "data.num_train": 1,
     "data.max_tokens": 1,
+    "model.num_positions": 1,
+    "lora.rank": 1,
     "schedule.hold_epochs": 0,
     "schedule.start_removed": 0,
     "schedule.remove_all_beyond": 1,
@@ -37,6 +39,7 @@ MINIMUM = {
     "run.keep_checkpoints": 1,
 }
 POSITIVE = (
+    "lora.alpha",
     "removal.smoothing_lambda",
     "schedule.removed_per_epoch",
     "schedule.adaptive.loss_threshold",
@@ -90,6 +93,7 @@ def check(config: Config) -> list[str]:
     return [
         *_check_single_fields(config),
         *_check_model(config),
+        *_check_lora(config),
         *_check_format(config.format),
         *_check_removal_and_schedule(config),
         *_check_adaptive(config.schedule.adaptive),
@@ -128,6 +132,24 @@ def _check_model(config: Config) -> Iterator[str]:
             yield "model.from_scratch has no model_type; name a Transformers architecture, such as gpt2 or llama."
         if not model.tokenizer:
             yield "model.tokenizer is not set; a model from scratch needs one: `words`, or a name or folder."
+
+
+def _check_lora(config: Config) -> Iterator[str]:
+    model, lora = config.model, config.lora
+    if lora.rank is None:
+        for field in dataclasses.fields(lora):
+            value = getattr(lora, field.name)
+            if value != getattr(LoraConfig(), field.name):
+                yield f"lora.{field.name} ({value}) is set, but lora.rank is not: give a rank, or take it out."
+        if model.quantization != "none":
+            yield (
+                f"model.quantization ({model.quantization}) freezes the model, so it needs adapters: set lora.rank, or "
+                "take none."
+            )
+    if not 0 <= lora.dropout < 1:
+        yield f"lora.dropout ({lora.dropout}) must be in [0, 1); correct it."
+    if model.quantization != "none" and model.from_scratch is not None:
+        yield f"model.quantization ({model.quantization}) needs trained weights: name model.name_or_path."
 
 
 def _check_format(row_format: FormatConfig) -> Iterator[str]:

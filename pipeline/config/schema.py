@@ -69,8 +69,28 @@ class ModelConfig:
     """Attention kernel; ``auto`` takes flash_attention_2 where a GPU and the package allow it, else sdpa."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    num_positions: int | None = None
+    """Positions of the model, if more than its own; a learned table is extended by repeating it. Null: its own."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """How the frozen base is stored under LoRA, by bitsandbytes; ``nf4`` is QLoRA's 4 bits (arXiv:2305.14314)."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model or tokenizer. Leave off unless you have read that code."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on a frozen base (arXiv:2106.09685), by peft. Without a rank every weight is trained."""
+
+    rank: int | None = None
+    """Rank of the adapters; null trains the whole model."""
+    alpha: float = 32.0
+    """The adapters' output is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input."""
+    targets: list[str] = field(default_factory=list)
+    """Names of the linear layers that get adapters, such as ``q_proj``; empty takes all but the output head."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Modules trained in full beside the adapters and saved with them, such as ``embed_tokens``."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +155,8 @@ class ScheduleConfig:
 class OptimConfig:
     """AdamW and its learning rate."""
 
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    """``paged_adamw_8bit`` (bitsandbytes) keeps the moments in 8 bits and pages them to the host when memory is short."""
     lr: float = 5e-5
     """Peak learning rate. 5e-5 is the paper's for GPT-2; small models from scratch want 1e-4 to 1e-3."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -213,6 +235,8 @@ class Config:
     """How one row is written as text."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Which model is trained."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters instead of full finetuning."""
     removal: RemovalConfig = field(default_factory=RemovalConfig)
     """How CoT tokens leave a row."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
