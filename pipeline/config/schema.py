@@ -156,7 +156,7 @@ class OptimConfig:
     """AdamW and its learning rate."""
 
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
-    """``paged_adamw_8bit`` (bitsandbytes) keeps the moments in 8 bits and pages them to the host when memory is short."""
+    """``paged_adamw_8bit`` (bitsandbytes) keeps the moments in 8 bits, and on a GPU pages them out when it is full."""
     lr: float = 5e-5
     """Peak learning rate. 5e-5 is the paper's for GPT-2; small models from scratch want 1e-4 to 1e-3."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"

@@ -412,7 +412,7 @@ def test_yaml_writes_every_setting_out() -> None:
         config_to_yaml(Config(DataConfig("a", "b"), model=ModelConfig("gpt2"), run=RunConfig("c")))
     )
     assert list(written) == [
-        "data", "format", "model", "removal", "schedule", "optim", "engine", "evaluation", "run"
+        "data", "format", "model", "lora", "removal", "schedule", "optim", "engine", "evaluation", "run"
     ]  # fmt: skip
     assert written["schedule"]["adaptive"]["slow_down"] == 2.0
     assert written["optim"]["betas"] == [0.9, 0.999]
