@@ -32,6 +32,8 @@ class AnswerSpec:
     """Tokens that every question must have, where a shift is built in."""
     built_in_shift: int = 0
     """Positions cut out of the model's own table, so that it answers at ``num_removed`` without a shift."""
+    base_quantization: str = "none"
+    """How the base under adapters was stored in training (``model.quantization``)."""
 
     @property
     def shift(self) -> int:

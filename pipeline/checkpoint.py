@@ -131,7 +131,7 @@ def _fault(folder: Path) -> str | None:
 def save_model(
     folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec, question_length: int | None
 ) -> None:
-    """Write weights, tokenizer and ``tacit.json`` as a Hugging Face folder, in place of an older one.
+    """Write weights, or adapters alone, tokenizer and ``tacit.json`` as a Hugging Face folder, replacing an older one.
 
     Every rank takes part.
 
@@ -145,15 +145,16 @@ def save_model(
     """
     weights = engine.gathered_weights()
     if rank() == 0:
-        config = engine.model.config
-        if spec.shift and question_length is not None and config.model_type == "gpt2":
+        config, has_adapters = engine.model.config, engine.has_adapters
+        if spec.shift and question_length is not None and config.model_type == "gpt2" and not has_adapters:
             config = _drop_positions(weights, config, question_length, spec.shift)
             spec = replace(spec, keep_positions=False, built_in_shift=spec.shift, question_length=question_length)
         temporary = folder.with_name(f".{folder.name}.incomplete")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         engine.model.save_pretrained(temporary, state_dict=weights)
-        config.save_pretrained(temporary)
+        if not has_adapters:  # adapters name their base, which has its own
+            config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         spec.save(temporary)
         shutil.rmtree(folder, ignore_errors=True)

@@ -54,6 +54,20 @@ def load_ds_config(config: EngineConfig) -> dict[str, Any]:
     return loaded
 
 
+def check_suits_quantization(config: EngineConfig, quantization: str) -> None:
+    """Refuse to share out quantised weights, which bitsandbytes keeps whole.
+
+    Raises:
+        UserError: If the DeepSpeed JSON asks for ZeRO-3 and the base is quantised.
+    """
+    stage = load_ds_config(config).get("zero_optimization", {}).get("stage", 0)
+    if stage == 3 and quantization != "none":
+        raise UserError(
+            f"engine.deepspeed ({config.deepspeed}) shares out the weights (ZeRO-3), which cannot be done with "
+            f"model.quantization {quantization}; take ds_configs/zero2.json, or quantization none."
+        )
+
+
 def fill_ds_config(
     ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int
 ) -> dict[str, Any]:

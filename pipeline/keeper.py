@@ -147,4 +147,5 @@ class Keeper:
             removal.unit,
             removal.keep_positions,
             self._longest_cot,
+            base_quantization=self._config.model.quantization,
         )

@@ -1,9 +1,9 @@
 """Model and tokenizer of a recipe."""
 
-import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,8 +18,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from pipeline.config import ModelConfig
+from pipeline.answer_spec import load_spec
+from pipeline.attention import choose_attention
+from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
+from pipeline.lora import ADAPTER_CONFIG, adapter_dtype, add_adapters, quantization_config
+from pipeline.positions import has_rotary_positions
 from pipeline.word_tokenizer import build_word_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -48,29 +52,31 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 def build_model(
     config: ModelConfig,
+    lora: LoraConfig,
     tokenizer: PreTrainedTokenizerBase,
     num_positions: int,
     end_id: int,
     dtype: torch.dtype,
     seed: int,
 ) -> PreTrainedModel:
-    """Return the recipe's model, with weights.
+    """Return the recipe's model, with weights, and with adapters on a frozen base where the recipe has a rank.
 
     Args:
         config: Which model.
+        lora: Its adapters, if it has a rank.
         tokenizer: Gives a model from scratch its vocabulary and special tokens.
         num_positions: Positions that the longest row takes; the model must have as many.
         end_id: Token that ends a row.
         dtype: Type the weights are loaded in.
-        seed: Seeds the weights of a model from scratch.
+        seed: Seeds the weights of a model from scratch, and of adapters.
 
     Raises:
         UserError: If the model cannot be loaded, lacks weights, or is too small for vocabulary or rows.
     """
     model_config = build_model_config(config, tokenizer)
     _check_size(model_config, tokenizer, num_positions)
-    attention = choose_attention(config.attention, dtype)
-    logger.info("attention: %s", attention)
+    attention, why = choose_attention(config.attention, dtype, _model_class(model_config))
+    logger.info("attention: %s (%s)", attention, why)
     field = "model.name_or_path" if config.from_scratch is None else "model.from_scratch"
     try:
         if config.from_scratch is not None:
@@ -82,6 +88,8 @@ def build_model(
         if isinstance(error, UserError):
             raise
         raise UserError(f"{field}: the model cannot be built ({_first_line(error)}); correct it.") from error
+    if lora.rank is not None:
+        add_adapters(model, lora, seed)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # Greedy, as evaluated: what a base model's own file says of sampling or penalties must not travel on.
@@ -99,6 +107,9 @@ def _load_pretrained(
         config=model_config,
         dtype=dtype,
         attn_implementation=attention,
+        quantization_config=quantization_config(config.quantization, dtype),
+        # Quantising happens where the weights shall stay; otherwise DeepSpeed moves them there.
+        device_map=None if config.quantization == "none" else {"": _device()},
         trust_remote_code=config.trust_remote_code,
         output_loading_info=True,
     )
@@ -117,8 +128,16 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
         UserError: If the architecture or the model is not known.
     """
     if config.from_scratch is None:
+        if (Path(config.name_or_path) / ADAPTER_CONFIG).is_file():
+            raise UserError(
+                f"model.name_or_path ({config.name_or_path}) holds adapters, not a model; merge them with "
+                "`tacit export`, and name the folder it writes."
+            )
         try:
-            return AutoConfig.from_pretrained(config.name_or_path, trust_remote_code=config.trust_remote_code)
+            known = AutoConfig.from_pretrained(config.name_or_path, trust_remote_code=config.trust_remote_code)
+            if config.num_positions is not None and has_rotary_positions(known):
+                known.max_position_embeddings = config.num_positions
+            return known
         except LOADING_ERRORS as error:
             raise UserError(
                 f"model.name_or_path ({config.name_or_path}): no model could be loaded ({_first_line(error)}); "
@@ -148,30 +167,36 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
         raise UserError(f"model.from_scratch: {model_type} refuses these settings ({reason}); correct them.") from error
 
 
-def choose_attention(wanted: str, dtype: torch.dtype) -> str:
-    """Return the attention kernel: flash_attention_2 where GPU, package and precision allow it, else sdpa."""
-    if wanted != "auto":
-        return wanted
-    has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if has_flash and dtype in (torch.bfloat16, torch.float16) else "sdpa"
-
-
 def load_for_inference(
     folder: Path, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a saved model and its tokenizer, on a GPU if there is one.
 
+    Adapters are put on the base that they name, stored as it was in training.
+
     Raises:
-        UserError: If the folder holds no model.
+        UserError: If the folder holds no model, or its base is not there.
     """
-    if not (folder / "config.json").is_file():
+    has_adapters = (folder / ADAPTER_CONFIG).is_file()
+    if not has_adapters and not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no model (no config.json); give a run's model/ folder.")
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    settings: dict[str, Any] = {"trust_remote_code": trust_remote_code, "device_map": {"": _device()}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code).to(device)
+        if has_adapters:
+            settings["dtype"] = dtype = adapter_dtype(folder)
+            settings["quantization_config"] = quantization_config(load_spec(folder).base_quantization, dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, **settings)
         return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the model could not be loaded ({_first_line(error)}).") from error
+
+
+def _device() -> str:
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
 def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
@@ -180,7 +205,7 @@ def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, nu
     if num_positions > config.max_position_embeddings:
         raise UserError(
             f"data: the longest row takes {num_positions} positions, the model has {config.max_position_embeddings}; "
-            "drop long rows with data.max_tokens, or take a model with more positions."
+            "drop long rows with data.max_tokens, raise model.num_positions, or take a model with more positions."
         )
     if len(tokenizer) > config.vocab_size:
         raise UserError(

@@ -83,7 +83,7 @@ class LoraConfig:
 
     rank: int | None = None
     """Rank of the adapters; null trains the whole model."""
-    alpha: float = 32.0
+    alpha: int = 32
     """The adapters' output is scaled by alpha / rank."""
     dropout: float = 0.0
     """Dropout on the adapters' input."""

@@ -13,8 +13,9 @@ from pipeline.controller import StageController
 from pipeline.engine import Engine, StepMetrics, build_engine
 from pipeline.layout import Row, SequenceLayout
 from pipeline.modeling import build_tokenizer
+from pipeline.preparation import load_data, prepare_engine
 from pipeline.ranks import rank, world_size
-from pipeline.train import load_data, prepare_engine, train
+from pipeline.train import train
 
 LAYOUT = SequenceLayout(first_separator_ids=(5,), second_separator_ids=(6,), end_id=1, pad_id=0)
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from pipeline.config import ModelConfig
+from pipeline.config import LoraConfig, ModelConfig
 from pipeline.decoding import EXTRA_TOKENS, Prompt, cut_at_end, greedy_decode, split_continuation
 from pipeline.layout import SequenceLayout, assemble_prompt
 from pipeline.modeling import build_model
@@ -141,7 +141,9 @@ def test_a_model_with_just_enough_positions_does_not_crash() -> None:
     longest_row = 12
     from_scratch = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": longest_row}
     tokenizer = build_word_tokenizer()
-    model = build_model(ModelConfig(from_scratch=from_scratch), tokenizer, longest_row, 1, torch.float32, seed=0)
+    model = build_model(
+        ModelConfig(from_scratch=from_scratch), LoraConfig(), tokenizer, longest_row, 1, torch.float32, seed=0
+    )
     # question 4, separator, target 7 that the model does not know how to end; a row with more room beside it
     rows = [Prompt(assemble_prompt(question, LAYOUT), num_end_tokens=99) for question in ((3, 4, 5, 6), (3,))]
     written = greedy_decode(model.eval(), rows, LAYOUT, 7 + EXTRA_TOKENS, batch_size=2)

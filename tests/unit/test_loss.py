@@ -6,8 +6,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pipeline.batching import MicroBatch, collate
-from pipeline.engine import token_loss_sum
 from pipeline.layout import SequenceLayout, assemble_row
+from pipeline.loss import token_loss_sum
 from pipeline.removal import CoTExample
 
 END, PAD, OTHER_PAD = 1, 0, 12

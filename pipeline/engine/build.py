@@ -1,0 +1,56 @@
+"""Puts a model under DeepSpeed."""
+
+from collections.abc import Callable
+
+import deepspeed
+import torch._dynamo  # noqa: F401  (imported inside zero.Init it fails on a signature check)
+from transformers import PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+
+from pipeline.config import EngineConfig, OptimConfig
+from pipeline.ds_config import fill_ds_config, load_ds_config
+from pipeline.engine.engine import Engine
+from pipeline.engine.optimizer import make_optimizer
+from pipeline.errors import UserError
+
+
+def build_engine(
+    make_model: Callable[[], PreTrainedModel],
+    hidden_size: int,
+    config: EngineConfig,
+    optim: OptimConfig,
+    seed: int,
+    *,
+    partitions_on_load: bool,
+) -> Engine:
+    """Put a model under DeepSpeed, with AdamW.
+
+    Args:
+        make_model: Builds the model.
+        hidden_size: Of the model, for DeepSpeed's bucket sizes.
+        config: DeepSpeed JSON and precision.
+        optim: AdamW's settings.
+        seed: Seeds dropout.
+        partitions_on_load: Under ZeRO-3, whether weights are shared out while ``make_model`` loads them, so that no
+            rank ever holds the whole model.
+
+    Raises:
+        UserError: If the DeepSpeed JSON is at fault.
+    """
+    ds_config = fill_ds_config(load_ds_config(config), config, optim, hidden_size)
+    # Transformers looks this up while a model loads, through a weak reference: it must live until then.
+    zero_config = HfDeepSpeedConfig(ds_config) if partitions_on_load else None
+    model = make_model()
+    del zero_config
+    optimizer = make_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad], optim)
+    try:
+        ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"engine.deepspeed ({config.deepspeed}): DeepSpeed refuses it ({reason}); correct it."
+        ) from error
+    engine = Engine(ds_engine, optimizer, seed)
+    # With bf16 and no ZeRO, DeepSpeed allocates the moments by a step on zero gradients, which counts as the first.
+    engine.reset_optimizer_state()
+    return engine

@@ -1,0 +1,167 @@
+"""A model and its optimizer under DeepSpeed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as torch_dist
+from transformers import PreTrainedModel
+
+from pipeline.batching import StepBatch
+from pipeline.engine.optimizer import reset_state
+from pipeline.engine.saved_state import TAG, SafeCheckpointEngine
+from pipeline.loss import token_loss_sum
+from pipeline.ranks import rank, world_size
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """What one optimizer step measured, over all ranks."""
+
+    loss: float
+    """Mean over the label tokens of the global batch."""
+    token_accuracy: float
+    """Share of label tokens whose argmax is right."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
+
+
+class Engine:
+    """A model and its optimizer under DeepSpeed."""
+
+    def __init__(self, ds_engine: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        self._ds = ds_engine
+        self._ds.checkpoint_engine = SafeCheckpointEngine()
+        self._base_optimizer = optimizer
+        self._seed = seed
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The module under DeepSpeed; its weights are in parts under ZeRO-3."""
+        return self._ds.module
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self._ds.device
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether part of the model is frozen, and only what was added to it is trained and saved."""
+        return not all(parameter.requires_grad for parameter in self.model.parameters())
+
+    def train_step(self, batch: StepBatch, learning_rate: float) -> StepMetrics:
+        """Do one optimizer step on a global batch.
+
+        The loss is the mean over all label tokens of the global batch: each micro-batch contributes its summed token
+        loss over that number, so no arrangement in micro-batches or ranks changes it.
+
+        Args:
+            batch: This rank's share. Every rank has the same number of micro-batches.
+            learning_rate: Of this step.
+        """
+        # Dropout is a function of (seed, step, rank), so a run that was cut goes on as if it had not been.
+        torch.manual_seed(hash((self._seed, batch.step, rank())) % 2**63)
+        for group in self._base_optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._ds.train()
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for i, micro_batch in enumerate(batch.micro_batches):
+            self._ds.set_gradient_accumulation_boundary(i == len(batch.micro_batches) - 1)
+            loss_sum, num_correct = token_loss_sum(self._ds, micro_batch, self.device)
+            # DeepSpeed averages gradients over ranks; the factor makes that a sum.
+            scaled = loss_sum * (world_size() / batch.num_label_tokens)
+            self._ds.backward(scaled, scale_wrt_gas=False)
+            totals += torch.stack([loss_sum.detach().double(), num_correct.double()])
+            unclipped_norm = self._plain_grad_norm()
+            self._ds.step()
+        torch_dist.all_reduce(totals)
+        loss, accuracy = (totals / batch.num_label_tokens).tolist()
+        grad_norm = self._ds.get_global_grad_norm() if unclipped_norm is None else unclipped_norm
+        return StepMetrics(loss, accuracy, float(grad_norm))
+
+    def _plain_grad_norm(self) -> torch.Tensor | None:
+        """Return the gradient norm where DeepSpeed clips without keeping it: fp32 without ZeRO."""
+        if self._ds.optimizer is not self._base_optimizer or not self._ds.is_gradient_accumulation_boundary():
+            return None
+        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def reset_optimizer_state(self) -> None:
+        """Let AdamW start afresh on the weights it trains, as they are. Frozen weights are none of its business.
+
+        Source: arXiv:2405.14838, section 3.
+        """
+        reset_state(self._base_optimizer)
+
+    def optimizer_state(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Return what AdamW updates on this rank: fp32 weights, whatever the model's precision, each with its state.
+
+        Empty before the first step.
+        """
+        return list(self._base_optimizer.state.items())
+
+    @contextmanager
+    def gathered(self) -> Iterator[PreTrainedModel]:
+        """Yield the model in evaluation mode, whole on every rank.
+
+        Under ZeRO-3 the weights are gathered once, not per token, and DeepSpeed's hooks are off meanwhile.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            if not self._is_partitioned:
+                yield self.model
+                return
+            offload = self._ds.optimizer.parameter_offload
+            with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
+                for parameter in self.model.parameters():
+                    parameter.ds_active_sub_modules.clear()
+                for hook in (*offload.forward_hooks, *offload.backward_hooks):
+                    hook.remove()
+                offload.forward_hooks, offload.backward_hooks = [], []
+                try:
+                    yield self.model
+                finally:
+                    offload._register_deepspeed_module(offload.module)
+        finally:
+            self.model.train(was_training)
+
+    def gathered_weights(self) -> dict[str, torch.Tensor]:
+        """Return what is trained, on the CPU, by name, on rank 0; other ranks take part and return nothing.
+
+        That is the whole model, buffers included, or the adapters alone where there are some.
+        """
+        weights = {}
+        buffers = () if self.has_adapters else self.model.named_buffers()
+        for name, tensor in (*self._trained_parameters(), *buffers):
+            partitioned = [tensor] if hasattr(tensor, "ds_id") else []
+            with deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned)):
+                if rank() == 0:
+                    weights[name] = tensor.detach().cpu().clone()
+        persistent = set(self.model.state_dict())
+        return {name: weight for name, weight in weights.items() if name in persistent}
+
+    def save(self, folder: Path) -> None:
+        """Write trained weights and optimizer state; every rank writes its part. Frozen weights are left out."""
+        self._ds.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=self.has_adapters)
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote, under the same number of ranks."""
+        path, _ = self._ds.load_checkpoint(
+            str(folder),
+            tag=TAG,
+            load_lr_scheduler_states=False,
+            load_module_strict=not self.has_adapters,
+        )
+        assert path is not None, folder
+
+    def _trained_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
+    @property
+    def _is_partitioned(self) -> bool:
+        return self._ds.zero_optimization_stage() == 3

@@ -1,0 +1,81 @@
+"""Low-rank adapters, and the frozen base they stand on.
+
+Source: arXiv:2106.09685 (LoRA), arXiv:2305.14314 (QLoRA).
+"""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from safetensors import safe_open
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from pipeline.config import LoraConfig
+from pipeline.errors import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return how bitsandbytes stores the base: 8 bits, or QLoRA's NF4 with double quantisation; None as it is.
+
+    Args:
+        quantization: ``none``, ``int8`` or ``nf4``.
+        dtype: Type that the base is computed in.
+    """
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return None
+
+
+def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
+    """Freeze a model and put adapters into it; they begin as the identity.
+
+    Args:
+        model: Changed in place; what it computes stays the same until the adapters are trained.
+        config: With a rank.
+        seed: Of the adapters' random half.
+
+    Raises:
+        UserError: If the model has no such layers.
+    """
+    assert config.rank is not None
+    missing = [name for name in config.modules_to_save if not _has_module(model, name)]
+    if missing:
+        raise UserError(f"lora.modules_to_save ({missing}): the model has no such modules; correct the names.")
+    peft_config = PeftLoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.targets or "all-linear",
+        modules_to_save=config.modules_to_save or None,
+        ensure_weight_tying=bool(config.modules_to_save) and model.config.tie_word_embeddings,
+    )
+    torch.manual_seed(seed)
+    try:
+        model.add_adapter(peft_config)
+    except ValueError as error:
+        reason = str(error).split(". ")[0]
+        raise UserError(f"lora.targets ({config.targets}): {reason}; name the model's own linear layers.") from error
+    # The saved adapters name their base; a folder must be found from wherever they are loaded.
+    if Path(model.name_or_path).is_dir():
+        peft_config.base_model_name_or_path = str(Path(model.name_or_path).resolve())
+
+
+def adapter_dtype(folder: Path) -> torch.dtype:
+    """Return the type of saved adapters, which is the one that their base was computed in."""
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+        return weights.get_tensor(next(iter(weights.keys()))).dtype
+
+
+def _has_module(model: PreTrainedModel, name: str) -> bool:
+    return any(path == name or path.endswith(f".{name}") for path, _ in model.named_modules())

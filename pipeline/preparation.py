@@ -1,0 +1,99 @@
+"""What stands before the first step: rows, and a model under DeepSpeed that suits them."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.answer_spec import FILE_NAME, load_spec
+from pipeline.config import Config, ModelConfig
+from pipeline.ds_config import check_suits_quantization
+from pipeline.engine import Engine, build_engine
+from pipeline.errors import UserError
+from pipeline.examples import ExampleSet, assert_disjoint, load_examples
+from pipeline.modeling import build_model, build_model_config
+from pipeline.positions import lacks_positions, write_extended
+from pipeline.ranks import barrier, rank
+
+logger = logging.getLogger(__name__)
+
+EXTENDED = "base"  # folder in the run directory, of a model with more positions than its own
+
+
+def check_files(config: Config) -> None:
+    """Read what takes no time, before the data, which may take long.
+
+    Raises:
+        UserError: If the DeepSpeed JSON or the model named is at fault, or they do not go together.
+    """
+    check_suits_quantization(config.engine, config.model.quantization)
+    name = config.model.name_or_path
+    # Positions must not be shifted a second time.
+    if name and (Path(name) / FILE_NAME).is_file() and load_spec(Path(name)).built_in_shift:
+        raise UserError(
+            f"model.name_or_path ({name}) has kept positions built in and cannot be trained on; start from a model "
+            "under stages/ (run.keep_stages)."
+        )
+
+
+def load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[ExampleSet, ExampleSet]:
+    """Return training and validation rows, which share no question.
+
+    Raises:
+        UserError: If they cannot be read, or share a question.
+    """
+    data = config.data
+    examples = load_examples(data.train, data.train_split, data, config.format, tokenizer).head(data.num_train)
+    validation = load_examples(data.validation, data.validation_split, data, config.format, tokenizer)
+    assert_disjoint(examples, validation, "validation")
+    if examples.layout != validation.layout:
+        raise UserError("data.validation: the separators make other tokens than in data.train; use {eos} in format.*.")
+    for name, rows in (("train", examples), ("validation", validation)):
+        for bad_row in rows.bad_rows:
+            logger.warning("data.%s: skipped %s", name, bad_row)
+        logger.info("data.%s: %d rows (%d too long, %d broken)", name, len(rows), rows.num_too_long, len(rows.bad_rows))
+    return examples, validation
+
+
+def prepare_engine(
+    config: Config, tokenizer: PreTrainedTokenizerBase, examples: ExampleSet, validation: ExampleSet
+) -> Engine:
+    """Return the recipe's model under DeepSpeed, with positions enough for every row.
+
+    Raises:
+        UserError: If model or engine cannot be built, or are too small for the rows.
+    """
+    budget, longest_row = config.engine.micro_batch_tokens, examples.longest_row()
+    if budget < longest_row:
+        raise UserError(
+            f"engine.micro_batch_tokens ({budget}) must hold the longest training row ({longest_row} tokens); raise it "
+            "or drop long rows with data.max_tokens."
+        )
+    longest_cot = examples.longest_cot("token") if config.removal.keep_positions else None
+    num_positions = max(rows.longest_row(longest_cot) for rows in (examples, validation))
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    model = _with_positions(config.model, tokenizer, Path(config.run.output_dir) / EXTENDED)
+    hidden_size = build_model_config(model, tokenizer).hidden_size
+    end_id, seed = examples.layout.end_id, config.run.seed
+    return build_engine(
+        lambda: build_model(model, config.lora, tokenizer, num_positions, end_id, dtype, seed),
+        hidden_size,
+        config.engine,
+        config.optim,
+        config.run.seed,
+        # Partitioned while it is drawn at random, a model would have other weights than without ZeRO-3.
+        partitions_on_load=config.model.from_scratch is None,
+    )
+
+
+def _with_positions(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> ModelConfig:
+    """Return the model to load: the recipe's, or a copy of it with a longer position table."""
+    if model.from_scratch is not None or not lacks_positions(build_model_config(model, tokenizer), model.num_positions):
+        return model
+    assert model.num_positions is not None
+    if rank() == 0:
+        write_extended(model.name_or_path, model.num_positions, folder)
+    barrier()
+    return replace(model, name_or_path=str(folder))
