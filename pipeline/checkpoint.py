@@ -1,4 +1,4 @@
-"""Checkpoints that a reader never sees half of, and models in Hugging Face format.
+"""Checkpoints that a reader never sees half of.
 
 A checkpoint is written beside its place, listed with sizes and hashes in a manifest, and renamed.
 """
@@ -8,16 +8,15 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
 from pipeline.engine import Engine
 from pipeline.errors import UserError
+from pipeline.model_folder import DESCRIPTION, save_description
 from pipeline.ranks import barrier, from_rank_zero, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -26,13 +25,23 @@ MANIFEST = "manifest.json"
 STATE = "controller.json"
 
 
-def save_checkpoint(folder: Path, step: int, engine: Engine, state: dict[str, Any], keep: int) -> None:
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: AnswerSpec,
+    state: dict[str, Any],
+    keep: int,
+) -> None:
     """Write ``folder/step_NNNNNNNN`` and delete all but the newest ``keep``. Every rank takes part.
 
     Args:
         folder: The run's ``checkpoints`` folder.
         step: Optimizer steps done.
         engine: Weights and optimizer state.
+        tokenizer: Saved with it, so that a model can be made of the checkpoint alone.
+        spec: How the model is to be asked.
         state: What the controller and the run need to go on, as JSON.
         keep: Checkpoints that stay, this one included.
     """
@@ -48,6 +57,7 @@ def save_checkpoint(folder: Path, step: int, engine: Engine, state: dict[str, An
         (temporary / STATE).write_text(
             json.dumps({**state, "step": step, "world_size": world_size()}), encoding="utf-8"
         )
+        save_description(temporary / DESCRIPTION, engine, tokenizer, spec)
         _write_manifest(temporary)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -126,46 +136,3 @@ def _fault(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return str(error)
     return None
-
-
-def save_model(
-    folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec, question_length: int | None
-) -> None:
-    """Write weights, or adapters alone, tokenizer and ``tacit.json`` as a Hugging Face folder, replacing an older one.
-
-    Every rank takes part.
-
-    Args:
-        folder: Replaced as a whole, by a rename.
-        engine: Holds the weights.
-        tokenizer: Saved beside them.
-        spec: How the model is to be asked.
-        question_length: Tokens of every question, or None where they differ. With it, and a learned position table,
-            kept positions are built into the weights, so that plain ``generate()`` answers as our evaluation does.
-    """
-    weights = engine.gathered_weights()
-    if rank() == 0:
-        config, has_adapters = engine.model.config, engine.has_adapters
-        if spec.shift and question_length is not None and config.model_type == "gpt2" and not has_adapters:
-            config = _drop_positions(weights, config, question_length, spec.shift)
-            spec = replace(spec, keep_positions=False, built_in_shift=spec.shift, question_length=question_length)
-        temporary = folder.with_name(f".{folder.name}.incomplete")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        engine.model.save_pretrained(temporary, state_dict=weights)
-        if not has_adapters:  # adapters name their base, which has its own
-            config.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        spec.save(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    barrier()
-
-
-def _drop_positions(weights: dict[str, torch.Tensor], config: Any, begin: int, number: int) -> Any:
-    """Cut ``number`` rows from ``begin`` on out of GPT-2's position table; positions behind them close up."""
-    name = "transformer.wpe.weight"
-    weights[name] = torch.cat([weights[name][:begin], weights[name][begin + number :]])
-    shorter = config.__class__.from_dict(config.to_dict())
-    shorter.n_positions = config.n_positions - number
-    return shorter

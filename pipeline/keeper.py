@@ -7,12 +7,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
-from pipeline.checkpoint import save_checkpoint, save_model
+from pipeline.checkpoint import save_checkpoint
 from pipeline.config import Config
 from pipeline.controller import StageController
 from pipeline.engine import Engine
 from pipeline.evaluation import evaluate
 from pipeline.examples import ExampleSet
+from pipeline.model_folder import save_model
 from pipeline.recorder import Recorder
 from pipeline.schedule import Stage
 
@@ -53,7 +54,7 @@ class Keeper:
         if self._is_due(self._config.evaluation.every_steps):
             self._evaluate(stage)
         if self._is_due(self._config.run.checkpoint_every):
-            self._checkpoint()
+            self._checkpoint(stage)
 
     def after_stage(self, stage: Stage) -> None:
         """Evaluate at the end of a stage, keep its model if the recipe names it, and write a checkpoint."""
@@ -73,7 +74,7 @@ class Keeper:
             # Positions are not built in: a run can start from this model as from any other.
             folder = self._run_dir / "stages" / f"removed_{stage.num_removed:04d}"
             save_model(folder, self._engine, self._tokenizer, self._spec(stage), question_length=None)
-        self._checkpoint()
+        self._checkpoint(stage)
 
     def finish(self, stage: Stage) -> None:
         """Evaluate and save where the run ended; if that is before its last stage, its only model is this one."""
@@ -81,7 +82,7 @@ class Keeper:
         if self.best_accuracy is None:
             self._save_model(stage)
         if self._saved_at != self._controller.step:
-            self._checkpoint()
+            self._checkpoint(stage)
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs, as JSON."""
@@ -127,11 +128,17 @@ class Keeper:
             self._save_model(stage)
         self._recorder.restart_clock()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, stage: Stage) -> None:
         self._saved_at = self._controller.step
-        state = {"controller": self._controller.state(), "keeper": self.state()}
-        folder = self._run_dir / "checkpoints"
-        save_checkpoint(folder, self._controller.step, self._engine, state, self._config.run.keep_checkpoints)
+        save_checkpoint(
+            self._run_dir / "checkpoints",
+            self._controller.step,
+            self._engine,
+            self._tokenizer,
+            self._spec(stage),
+            {"controller": self._controller.state(), "keeper": self.state()},
+            self._config.run.keep_checkpoints,
+        )
         self._recorder.restart_clock()
 
     def _save_model(self, stage: Stage) -> None:

@@ -6,6 +6,7 @@ Source: arXiv:2106.09685 (LoRA), arXiv:2305.14314 (QLoRA).
 from pathlib import Path
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig as PeftLoraConfig
 from safetensors import safe_open
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -34,6 +35,16 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
             bnb_4bit_compute_dtype=dtype,
         )
     return None
+
+
+def keep_quantization_exact(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights when a CPU first infers with them.
+
+    The repacked weights are rounded once more, so that training would go on from others than it began with.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:

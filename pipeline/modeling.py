@@ -22,7 +22,7 @@ from pipeline.answer_spec import load_spec
 from pipeline.attention import choose_attention
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
-from pipeline.lora import ADAPTER_CONFIG, adapter_dtype, add_adapters, quantization_config
+from pipeline.lora import ADAPTER_CONFIG, adapter_dtype, add_adapters, keep_quantization_exact, quantization_config
 from pipeline.positions import has_rotary_positions
 from pipeline.word_tokenizer import build_word_tokenizer
 
@@ -91,7 +91,7 @@ def build_model(
     if lora.rank is not None:
         add_adapters(model, lora, seed)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     # Greedy, as evaluated: what a base model's own file says of sampling or penalties must not travel on.
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=end_id, pad_token_id=_pad_token_id(tokenizer)
@@ -113,6 +113,7 @@ def _load_pretrained(
         trust_remote_code=config.trust_remote_code,
         output_loading_info=True,
     )
+    keep_quantization_exact(model)
     if loading["missing_keys"]:
         raise UserError(
             f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} weights, such as "
@@ -186,6 +187,7 @@ def load_for_inference(
             settings["dtype"] = dtype = adapter_dtype(folder)
             settings["quantization_config"] = quantization_config(load_spec(folder).base_quantization, dtype)
         model = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        keep_quantization_exact(model)
         return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the model could not be loaded ({_first_line(error)}).") from error

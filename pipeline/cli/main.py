@@ -1,6 +1,7 @@
 """The `tacit` command: finds the sub-command, turns a user's mistake into one message and exit code 2."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ COMMANDS = {
     "train": "Train through every stage of a recipe.",
     "evaluate": "Accuracy and speed of saved models, side by side.",
     "score": "Accuracy of predictions stored in a file.",
+    "export": "One plain Hugging Face folder of a run: adapters merged, parts put together.",
     "data": "Make, convert and split data.",
+    "doctor": "Is this machine, and a recipe on it, fit to run?",
 }
 USAGE = 2
 INTERRUPTED = 75  # what a scheduler takes for "start me again"
@@ -34,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     try:
         check_command(name, COMMANDS, "tacit")
+        # bitsandbytes remarks on every product that it casts, and on a CPU kernel of the Hub's that it can do without.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         # Only the sub-command asked for is imported: torch and its friends take seconds.
         return importlib.import_module(f"pipeline.cli.{name}").main(rest)
     except UserError as error:

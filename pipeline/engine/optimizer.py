@@ -1,5 +1,6 @@
 """AdamW: which one, and how it starts afresh."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig
     if config.optimizer == "paged_adamw_8bit":
         from bitsandbytes.optim import PagedAdamW8bit  # takes seconds to import
 
+        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page out
         return PagedAdamW8bit(parameters, **settings)
     return torch.optim.AdamW(parameters, **settings)
 

@@ -1,6 +1,7 @@
 """What the ranks run; each function returns plain values for the test to compare."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from pipeline.engine import Engine, StepMetrics, build_engine
 from pipeline.layout import Row, SequenceLayout
 from pipeline.modeling import build_tokenizer
 from pipeline.preparation import load_data, prepare_engine
-from pipeline.ranks import rank, world_size
+from pipeline.ranks import barrier, rank, world_size
 from pipeline.train import train
 
 LAYOUT = SequenceLayout(first_separator_ids=(5,), second_separator_ids=(6,), end_id=1, pad_id=0)
+MOMENTS = ("exp_avg", "exp_avg_sq")
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)
 
 
@@ -112,6 +114,63 @@ def run_training(config: Config, resume: bool) -> list[dict[str, Any]]:
     train(config, resume=resume)
     lines = (Path(config.run.output_dir) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def run_cut_and_resume(config: Config, step: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Train a recipe, take away the checkpoints after ``step``, resume; return the metrics of both."""
+    whole = run_training(config, False)
+    if rank() == 0:
+        for path in (Path(config.run.output_dir) / "checkpoints").iterdir():
+            if path.name > f"step_{step:08d}":
+                shutil.rmtree(path)
+    barrier()
+    return whole, run_training(config, True)
+
+
+def reset_with_adapters(config: Config) -> dict[str, Any]:
+    """Train adapters, reset, train one step more; return what a reset must and must not change, on this rank."""
+    controller, engine = _controller(config)
+    _, batches = next(controller.stages())
+    batch = next(iter(batches))
+    weights = {name: weight.clone() for name, weight in _gathered(engine).items()}
+    first = engine.train_step(batch, 1e-3)
+    after_first = _gathered(engine)
+    moments = [
+        tensor
+        for _, state in engine.optimizer_state()
+        for name, tensor in state.items()
+        if name in (*MOMENTS, "state1", "state2", "absmax1", "absmax2")
+    ]
+    before = max(float(moment.float().abs().max()) for moment in moments)
+    engine.reset_optimizer_state()
+    after_reset = _gathered(engine)
+    steps = [float(state["step"]) for _, state in engine.optimizer_state()]
+    zeroed = not any(moment.any() for moment in moments)
+    # From the same weights and a fresh optimizer the same batch makes the same step as the run's first.
+    engine.train_step(batch, 1e-3)
+    second = _gathered(engine)
+    first_change = {name: after_first[name] - weights[name] for name in weights}
+    second_change = {name: second[name] - after_reset[name] for name in weights}
+    adapters = [name for name in weights if "lora_" in name]
+    return {
+        "loss": first.loss,
+        "moments_before": before,
+        "moment_dtypes": {str(moment.dtype) for moment in moments},
+        "zeroed": zeroed,
+        "steps": steps,
+        "weights_unchanged": all(torch.equal(after_first[name], after_reset[name]) for name in weights),
+        "base_unchanged": all(torch.equal(weights[name], second[name]) for name in weights if name not in adapters),
+        # AdamW's first step moves each weight by lr, whatever the gradient's size; a later one does not.
+        "same_as_fresh": all(
+            float(change[name].abs().max()) <= 1.011e-3 for change in (first_change, second_change) for name in adapters
+        )
+        and max(float(second_change[name].abs().max()) for name in adapters) > 0.99e-3,
+    }
+
+
+def _gathered(engine: Engine) -> dict[str, torch.Tensor]:
+    with engine.gathered() as model:
+        return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def stages_by_step(config: Config) -> list[tuple[int, int]]:

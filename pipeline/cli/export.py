@@ -1,0 +1,77 @@
+"""`tacit export`: a run as one plain Hugging Face folder."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from pipeline.cli.arguments import parse_options
+from pipeline.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export, and say what was written.
+
+    Args:
+        argv: Arguments after ``export``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: If there is nothing to export, or something would be lost.
+    """
+    options = parse_options(_parser(), argv)
+    if options.stage is not None and options.step is not None:
+        raise UserError("--stage and --step exclude each other; leave one out.")
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
+        from transformers.utils.logging import disable_progress_bar  # this and what follows import torch
+
+        from pipeline.export import export_model, find_source
+
+        disable_progress_bar()
+        report = export_model(
+            find_source(Path(options.source), options.stage, options.step),
+            Path(options.output),
+            base=options.base,
+            dtype=options.dtype,
+            overwrite=options.overwrite,
+        )
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(report), "output": str(report.output)}))
+        return 0
+    merged = ", adapters merged" if report.merged_adapters else ""
+    print(
+        f"{report.output}: {report.num_parameters:,} parameters in {report.num_tensors} tensors, {report.dtype}"
+        f"{merged}; shapes checked, loaded again, same logits"
+    )
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="tacit export",
+        description="Merge adapters, put the parts of a checkpoint together, and write one plain Hugging Face folder "
+        "of safetensors: every tensor's shape is checked, and the folder loaded again.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", type=str, help="A run directory, a model folder, or a checkpoint.")
+    add("--output", type=str, required=True, help="Folder to write.")
+    add("--stage", type=int, default=None, help="Of a run, the kept stage with so many removed units.")
+    add("--step", type=int, default=None, help="Of a run, the checkpoint after so many optimizer steps.")
+    add("--base", type=str, default=None, help="Where the base of adapters lies now, if not where they say.")
+    add(
+        "--dtype",
+        type=str,
+        choices=["float32", "bfloat16", "float16"],
+        default=None,
+        help="Type of the weights; the one trained in if not given.",
+    )
+    add("--overwrite", action="store_true", help="Replace the output folder.")
+    add("--json", action="store_true", help="Print one JSON object.")
+    return parser

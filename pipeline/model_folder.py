@@ -1,0 +1,98 @@
+"""Models on disk: Hugging Face folders that also say how the model is to be asked."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from pipeline.answer_spec import AnswerSpec
+from pipeline.engine import Engine, consolidated_weights
+from pipeline.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from pipeline.ranks import barrier, rank
+
+DESCRIPTION = "model"  # folder of a checkpoint: all of the model's own folder but the weights
+
+
+def save_model(
+    folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec, question_length: int | None
+) -> None:
+    """Write weights, or adapters alone, tokenizer and ``tacit.json`` as a Hugging Face folder, replacing an older one.
+
+    Every rank takes part.
+
+    Args:
+        folder: Replaced as a whole, by a rename.
+        engine: Holds the weights.
+        tokenizer: Saved beside them.
+        spec: How the model is to be asked.
+        question_length: Tokens of every question, or None where they differ. With it, and a learned position table,
+            kept positions are built into the weights, so that plain ``generate()`` answers as our evaluation does.
+    """
+    weights = engine.gathered_weights()
+    if rank() == 0:
+        config, has_adapters = engine.model.config, engine.has_adapters
+        if spec.shift and question_length is not None and config.model_type == "gpt2" and not has_adapters:
+            config = _drop_positions(weights, config, question_length, spec.shift)
+            spec = replace(spec, keep_positions=False, built_in_shift=spec.shift, question_length=question_length)
+        temporary = folder.with_name(f".{folder.name}.incomplete")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        engine.model.save_pretrained(temporary, state_dict=weights)
+        if not has_adapters:  # adapters name their base, which has its own
+            config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        spec.save(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    barrier()
+
+
+def save_description(folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec) -> None:
+    """Write all of a model's folder but the weights, which a checkpoint holds in parts. For rank 0 alone."""
+    folder.mkdir(parents=True)
+    if engine.has_adapters:
+        engine.model.peft_config["default"].save_pretrained(folder)
+    else:
+        engine.model.config.save_pretrained(folder)
+    engine.model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    spec.save(folder)
+
+
+def write_consolidated(checkpoint: Path, folder: Path) -> None:
+    """Put the weights of a checkpoint together, in one process, whatever ranks and ZeRO stage wrote it.
+
+    Args:
+        checkpoint: Of a run; holds a description beside the engine's state.
+        folder: Made; gets a model, or adapters, as ``save_model`` writes them.
+    """
+    shutil.copytree(checkpoint / DESCRIPTION, folder)
+    weights = consolidated_weights(checkpoint)
+    if (folder / ADAPTER_CONFIG).is_file():
+        save_file(
+            {_adapter_name(name): weight.contiguous() for name, weight in weights.items()}, folder / ADAPTER_WEIGHTS
+        )
+        return
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder, state_dict={name: weight.to(config.dtype) for name, weight in weights.items()})
+
+
+def _adapter_name(name: str) -> str:
+    """Return the name that peft saves a weight of the adapter called ``default`` under."""
+    return "base_model.model." + name.replace("modules_to_save.default.", "").replace(".default.", ".")
+
+
+def _drop_positions(weights: dict[str, torch.Tensor], config: Any, begin: int, number: int) -> Any:
+    """Cut ``number`` rows from ``begin`` on out of GPT-2's position table; positions behind them close up."""
+    name = "transformer.wpe.weight"
+    weights[name] = torch.cat([weights[name][:begin], weights[name][begin + number :]])
+    shorter = config.__class__.from_dict(config.to_dict())
+    shorter.n_positions = config.n_positions - number
+    return shorter
