@@ -153,7 +153,8 @@ def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 @torch.inference_mode()
 def _probe(model: PreTrainedModel) -> torch.Tensor:
-    return model(input_ids=torch.arange(PROBE_LENGTH)[None] % model.config.vocab_size).logits
+    input_ids = torch.arange(PROBE_LENGTH)[None] % model.config.vocab_size
+    return model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
 
 
 def _check_reload(folder: Path, expected: torch.Tensor) -> None:

@@ -74,7 +74,7 @@ def build_model(
         UserError: If the model cannot be loaded, lacks weights, or is too small for vocabulary or rows.
     """
     model_config = build_model_config(config, tokenizer)
-    _check_size(model_config, tokenizer, num_positions)
+    check_size(model_config, tokenizer, num_positions)
     attention, why = choose_attention(config.attention, dtype, _model_class(model_config))
     logger.info("attention: %s (%s)", attention, why)
     field = "model.name_or_path" if config.from_scratch is None else "model.from_scratch"
@@ -201,7 +201,12 @@ def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
-def _check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
+def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
+    """Refuse an architecture that is no causal language model, or too small for the rows or the vocabulary.
+
+    Raises:
+        UserError: Saying which.
+    """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise UserError(f"model: {config.model_type} is not a causal language model; take one, such as gpt2 or llama.")
     if num_positions > config.max_position_embeddings:

@@ -57,13 +57,11 @@ def load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Examp
     return examples, validation
 
 
-def prepare_engine(
-    config: Config, tokenizer: PreTrainedTokenizerBase, examples: ExampleSet, validation: ExampleSet
-) -> Engine:
-    """Return the recipe's model under DeepSpeed, with positions enough for every row.
+def positions_needed(config: Config, examples: ExampleSet, validation: ExampleSet) -> int:
+    """Return the positions that a model needs for every row.
 
     Raises:
-        UserError: If model or engine cannot be built, or are too small for the rows.
+        UserError: If a training row is longer than a micro-batch may be.
     """
     budget, longest_row = config.engine.micro_batch_tokens, examples.longest_row()
     if budget < longest_row:
@@ -72,7 +70,29 @@ def prepare_engine(
             "or drop long rows with data.max_tokens."
         )
     longest_cot = examples.longest_cot("token") if config.removal.keep_positions else None
-    num_positions = max(rows.longest_row(longest_cot) for rows in (examples, validation))
+    return max(rows.longest_row(longest_cot) for rows in (examples, validation))
+
+
+def check_keep_stages(config: Config, num_removed_at_end: int) -> None:
+    """Refuse to keep stages that never come.
+
+    Raises:
+        UserError: If ``run.keep_stages`` names any.
+    """
+    beyond = [number for number in config.run.keep_stages if number > num_removed_at_end]
+    if beyond:
+        raise UserError(f"run.keep_stages ({beyond}): the run ends with {num_removed_at_end} removed; take them out.")
+
+
+def prepare_engine(
+    config: Config, tokenizer: PreTrainedTokenizerBase, examples: ExampleSet, validation: ExampleSet
+) -> Engine:
+    """Return the recipe's model under DeepSpeed, with positions enough for every row.
+
+    Raises:
+        UserError: If model or engine cannot be built, or are too small for the rows.
+    """
+    num_positions = positions_needed(config, examples, validation)
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     model = _with_positions(config.model, tokenizer, Path(config.run.output_dir) / EXTENDED)
     hidden_size = build_model_config(model, tokenizer).hidden_size

@@ -13,7 +13,7 @@ from pipeline.engine import init_distributed
 from pipeline.errors import UserError
 from pipeline.keeper import Keeper
 from pipeline.modeling import build_tokenizer
-from pipeline.preparation import check_files, load_data, prepare_engine
+from pipeline.preparation import check_files, check_keep_stages, load_data, prepare_engine
 from pipeline.recorder import Recorder
 from pipeline.run_dir import check_run_dir, clear_run_dir
 
@@ -54,11 +54,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     examples, validation = load_data(config, tokenizer)
     engine = prepare_engine(config, tokenizer, examples, validation)
     controller = StageController(config, examples, engine)
-    beyond = [number for number in config.run.keep_stages if number > controller.num_removed_at_end]
-    if beyond:
-        raise UserError(
-            f"run.keep_stages ({beyond}): the run ends with {controller.num_removed_at_end} removed; take them out."
-        )
+    check_keep_stages(config, controller.num_removed_at_end)
 
     if overwrite:
         clear_run_dir(run_dir)

@@ -7,47 +7,91 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.local_ranks import run_local_ranks
 from pipeline.config import parse_command_line
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.rehearsal import Rehearsal
+    from pipeline.train import TrainingResult
+
+REHEARSAL_RANKS = 2
 
 SWITCHES = {
     "resume": "Go on from the newest checkpoint in the run directory; start afresh if there is none.",
     "overwrite": "Replace an earlier run in the run directory.",
+    "rehearse": "Go through the recipe in small on two CPU ranks: tiny model, short stages, the same ZeRO stage.",
     "json": "Print the result as one JSON object.",
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train, and say where the model is.
+    """Train, and say where the model is; or rehearse.
 
     Args:
         argv: Arguments after ``train``.
 
     Returns:
-        0.
+        0, or what a rehearsal's ranks returned.
 
     Raises:
         UserError: If recipe, data or model are at fault.
     """
     config, switches = parse_command_line(argv, "tacit train", SWITCHES)
+    if "rehearse" in switches:
+        if switches & {"resume", "overwrite"}:
+            raise UserError("--rehearse writes a folder of its own; leave --resume and --overwrite out.")
+        if "WORLD_SIZE" not in os.environ:
+            return run_local_ranks(REHEARSAL_RANKS, ["train", *argv])
     is_first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("pipeline").setLevel(logging.INFO if is_first else logging.ERROR)
 
-    with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
-        from pipeline.train import train  # imports torch: not before the recipe is known to be right
+    # Libraries log to stdout, which is for the result; they import torch: not before the recipe is known to be right.
+    with contextlib.redirect_stdout(sys.stderr):
+        if "rehearse" in switches:
+            from pipeline.rehearsal import rehearse
 
-        result = train(config, resume="resume" in switches, overwrite="overwrite" in switches)
+            rehearsal = rehearse(config)
+        else:
+            from pipeline.train import train
+
+            result = train(config, resume="resume" in switches, overwrite="overwrite" in switches)
     if not is_first:
         return 0
-    if "json" in switches:
-        print(json.dumps({**dataclasses.asdict(result), "model_dir": str(result.model_dir)}))
-        return 0
+    as_json = "json" in switches
+    if "rehearse" in switches:
+        print(json.dumps(_plain(rehearsal)) if as_json else _say_rehearsed(rehearsal))
+    else:
+        print(json.dumps(_plain(result)) if as_json else _say_trained(result))
+    return 0
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(result).items()
+    }
+
+
+def _say_trained(result: "TrainingResult") -> str:
     kept = (
         f"validation accuracy {result.best_accuracy:.3f} at step {result.best_step}"
         if result.best_step
         else "last step"
     )
-    print(f"trained {result.num_steps} steps; kept {result.model_dir} ({kept})")
-    print(f"next: tacit evaluate --model {result.model_dir} --data TEST_FILE")
-    return 0
+    return (
+        f"trained {result.num_steps} steps; kept {result.model_dir} ({kept})\n"
+        f"next: tacit evaluate --model {result.model_dir} --data TEST_FILE"
+    )
+
+
+def _say_rehearsed(rehearsal: "Rehearsal") -> str:
+    return (
+        f"rehearsed {rehearsal.num_steps} steps with {rehearsal.num_removed} removed units on a tiny model: every "
+        f"stage, checkpoint, resume and export held ({rehearsal.folder})\n"
+        f"the run itself: {rehearsal.num_removed_in_full} removed units, {rehearsal.steps_per_epoch} optimizer steps "
+        "an epoch; `tacit plan` tells its memory and time"
+    )

@@ -1,0 +1,116 @@
+"""`tacit train --rehearse` and `tacit export` as a user calls them."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import main
+from tests.tiny import ROOT, write_recipe
+
+
+def _tacit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False)
+
+
+def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path, engine__deepspeed="ds_configs/zero3.json", engine__precision="bf16", lora={"rank": 4}
+    )
+    done = _tacit("train", "--config", str(recipe), "--rehearse", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["num_removed"] == 4
+    # Stage 0 is held for a step and then counts one, as do the three after it; the last has two.
+    assert result["num_steps"] == 1 + 1 + 3 + 2
+    folder = tmp_path / "run_rehearsal"
+    assert json.loads((folder / "environment.json").read_text())["world_size"] == 2
+    assert (folder / "exported" / "model.safetensors").exists()
+    assert "resumed at step 7" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_ends_all_ranks_of_a_rehearsal(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, lora={"rank": 4, "targets": ["no_such_layer"]})
+    begin = time.monotonic()
+    failed = _tacit("train", "--config", str(recipe), "--rehearse")
+    assert time.monotonic() - begin < 60
+    assert failed.returncode == 2
+    assert failed.stderr.count("tacit: error:") == 1 and "lora.targets" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_rows_too_long_for_the_real_model_are_found_though_the_tiny_run_has_few_rows(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    with (tmp_path / "train.txt").open("a") as file:
+        file.writelines(f"1 {i % 10} * 2 {i // 10}||{'1 ' * 60}#### 3\n" for i in range(20))
+    failed = _tacit("train", "--config", str(recipe), "--rehearse", "--engine.micro_batch_tokens", "500")
+    assert failed.returncode == 2
+    assert "positions" in failed.stderr and failed.stderr.count("tacit: error:") == 1
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run of one rank with a kept stage and checkpoints."""
+    folder = tmp_path_factory.mktemp("exported_run")
+    assert main(["train", "--config", str(write_recipe(folder, run__keep_stages=[0], evaluation__every_stages=1))]) == 0
+    return folder / "run"
+
+
+def test_export_of_a_run_a_stage_and_a_checkpoint(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, options in {"run": [], "stage": ["--stage", "0"], "step": ["--step", "14"]}.items():
+        assert main(["export", str(run_dir), "--output", str(tmp_path / name), "--json", *options]) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert report["merged_adapters"] is False and report["num_parameters"] > 1000
+    removed = {
+        name: json.loads((tmp_path / name / "tacit.json").read_text())["num_removed"] for name in ("run", "stage")
+    }
+    assert removed == {"run": 4, "stage": 0}
+    assert "arXiv:2405.14838" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_an_export_in_another_type_is_half_as_large(run_dir: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run_dir), "--output", str(tmp_path / "a")]) == 0
+    assert main(["export", str(run_dir), "--output", str(tmp_path / "b"), "--dtype", "bfloat16"]) == 0
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in "ab"]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{tmp}"], "holds no model and no checkpoint"),
+        (["{run}", "--stage", "3"], "holds no stage 3"),
+        (["{run}", "--step", "999"], "(there are step_"),
+        (["{run}", "--stage", "0", "--step", "3"], "exclude each other"),
+        (["{run}", "--dtype", "int3"], "invalid"),
+        (["{run}", "--outptu", "x"], "Did you mean --output?"),
+    ],
+)
+def test_wrong_exports(
+    run_dir: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [option.format(tmp=tmp_path, run=run_dir) for option in options]
+    try:
+        code = main(["export", *filled, "--output", str(tmp_path / "out")])
+    except SystemExit as stopped:
+        code = stopped.code  # type: ignore[assignment]
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_replaces_nothing_unasked(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "precious").touch()
+    assert main(["export", str(run_dir), "--output", str(output)]) == 2
+    assert "--overwrite" in capsys.readouterr().err and (output / "precious").exists()
+    assert main(["export", str(run_dir), "--output", str(output), "--overwrite"]) == 0
+    assert not (output / "precious").exists()
