@@ -3,6 +3,7 @@
 Source: arXiv:2106.09685 (LoRA), arXiv:2305.14314 (QLoRA).
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -73,7 +74,10 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
     )
     torch.manual_seed(seed)
     try:
-        model.add_adapter(peft_config)
+        with warnings.catch_warnings():
+            # GPT-2 stores its layers transposed; peft sets itself right, and says so for each of them.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            model.add_adapter(peft_config)
     except ValueError as error:
         reason = str(error).split(". ")[0]
         raise UserError(f"lora.targets ({config.targets}): {reason}; name the model's own linear layers.") from error

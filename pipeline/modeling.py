@@ -198,7 +198,7 @@ def _device() -> str:
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), PreTrainedModel)  # not listed: code that came with the model
 
 
 def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
@@ -207,7 +207,9 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
     Raises:
         UserError: Saying which.
     """
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+    comes_with_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or comes_with_code
+    if not is_causal or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model: {config.model_type} is not a causal language model; take one, such as gpt2 or llama.")
     if num_positions > config.max_position_embeddings:
         raise UserError(

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.integrations import HfDeepSpeedConfig
 
 from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate, plan_micro_batches
 from pipeline.config import Config, EngineConfig, OptimConfig
 from pipeline.controller import StageController
+from pipeline.ds_config import fill_ds_config, load_ds_config
 from pipeline.engine import Engine, StepMetrics, build_engine
 from pipeline.layout import Row, SequenceLayout
-from pipeline.modeling import build_tokenizer
+from pipeline.modeling import build_model, build_tokenizer
 from pipeline.preparation import load_data, prepare_engine
 from pipeline.ranks import barrier, rank, world_size
 from pipeline.train import train
@@ -171,6 +173,20 @@ def reset_with_adapters(config: Config) -> dict[str, Any]:
 def _gathered(engine: Engine) -> dict[str, torch.Tensor]:
     with engine.gathered() as model:
         return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def weights_held_after_loading(config: Config) -> dict[str, int]:
+    """Return the number of weights of the model, and of those that this rank holds right after loading."""
+    tokenizer = build_tokenizer(config.model)
+    engine_config = fill_ds_config(load_ds_config(config.engine), config.engine, config.optim, 16)
+    keep_alive = HfDeepSpeedConfig(engine_config)
+    model = build_model(config.model, config.lora, tokenizer, 40, 1, torch.float32, 0)
+    del keep_alive
+    parameters = list(model.parameters())
+    return {
+        "whole": sum(parameter.ds_numel for parameter in parameters),
+        "held": sum(parameter.ds_tensor.numel() for parameter in parameters),
+    }
 
 
 def stages_by_step(config: Config) -> list[tuple[int, int]]:

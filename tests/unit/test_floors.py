@@ -32,6 +32,7 @@ FLOORS = (
     ("recorder",),
     ("keeper", "comparison", "export", "run_dir", "preparation"),
     ("train", "doctor"),
+    ("rehearsal",),
     ("cli",),
     ("__main__",),
 )
