@@ -21,7 +21,7 @@ from pipeline.engine import StepMetrics
 from pipeline.ranks import rank, world_size
 from pipeline.schedule import Stage
 
-PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "numpy")
+PACKAGES = ("torch", "transformers", "deepspeed", "peft", "bitsandbytes", "datasets", "tokenizers", "numpy")
 SECONDS_BETWEEN_LINES = 10  # where there is no terminal to draw a bar on
 
 
