@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from pipeline.answer_spec import FILE_NAME, AnswerSpec, load_spec
 from pipeline.checkpoint import MANIFEST
 from pipeline.errors import UserError
-from pipeline.lora import ADAPTER_CONFIG, adapter_dtype
 from pipeline.model_card import model_card
 from pipeline.model_folder import write_consolidated
+from pipeline.modeling.lora import ADAPTER_CONFIG, adapter_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBE_LENGTH = 8  # tokens of the row on which the written model must compute what the one in memory did

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from pipeline.answer_spec import AnswerSpec
 from pipeline.engine import Engine, consolidated_weights
-from pipeline.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from pipeline.modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pipeline.ranks import barrier, rank
 
 DESCRIPTION = "model"  # folder of a checkpoint: all of the model's own folder but the weights

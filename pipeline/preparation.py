@@ -14,7 +14,7 @@ from pipeline.engine import Engine, build_engine
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
 from pipeline.modeling import build_model, build_model_config
-from pipeline.positions import lacks_positions, write_extended
+from pipeline.modeling.positions import lacks_positions, write_extended
 from pipeline.ranks import barrier, rank
 
 logger = logging.getLogger(__name__)

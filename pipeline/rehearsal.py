@@ -17,7 +17,7 @@ from pipeline.engine import init_distributed
 from pipeline.errors import UserError
 from pipeline.export import export_model
 from pipeline.modeling import build_model_config, build_tokenizer, check_size
-from pipeline.positions import lacks_positions
+from pipeline.modeling.positions import lacks_positions
 from pipeline.preparation import check_files, check_keep_stages, load_data, positions_needed
 from pipeline.ranks import barrier, rank
 from pipeline.schedule import last_num_removed

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from pipeline.engine import init_distributed
 from pipeline.export import export_model, find_source
-from pipeline.lora import keep_quantization_exact
 from pipeline.modeling import load_for_inference
+from pipeline.modeling.lora import keep_quantization_exact
 from tests.distributed import jobs
 from tests.distributed.pool import RankPool
 from tests.tiny import tiny_config

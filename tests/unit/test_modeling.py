@@ -18,12 +18,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pipeline.attention import choose_attention
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
-from pipeline.lora import quantization_config
 from pipeline.modeling import build_model, build_model_config, load_for_inference
-from pipeline.positions import lacks_positions, write_extended
+from pipeline.modeling.attention import choose_attention
+from pipeline.modeling.lora import quantization_config
+from pipeline.modeling.positions import lacks_positions, write_extended
 from pipeline.word_tokenizer import build_word_tokenizer
 
 TOKENIZER = build_word_tokenizer()

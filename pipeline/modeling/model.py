@@ -1,4 +1,4 @@
-"""Model and tokenizer of a recipe."""
+"""Builds the recipe's model and tokenizer, and loads saved ones."""
 
 import logging
 import os
@@ -19,11 +19,17 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from pipeline.answer_spec import load_spec
-from pipeline.attention import choose_attention
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
-from pipeline.lora import ADAPTER_CONFIG, adapter_dtype, add_adapters, keep_quantization_exact, quantization_config
-from pipeline.positions import has_rotary_positions
+from pipeline.modeling.attention import choose_attention
+from pipeline.modeling.lora import (
+    ADAPTER_CONFIG,
+    adapter_dtype,
+    add_adapters,
+    keep_quantization_exact,
+    quantization_config,
+)
+from pipeline.modeling.positions import has_rotary_positions
 from pipeline.word_tokenizer import build_word_tokenizer
 
 logger = logging.getLogger(__name__)
