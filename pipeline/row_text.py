@@ -21,7 +21,7 @@ def resolve_format(row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase)
     Raises:
         UserError: If a template asks for a special token that the tokenizer lacks.
     """
-    uses_bos = tokenizer.bos_token_id is not None and tokenizer("1").input_ids[0] == tokenizer.bos_token_id
+    uses_bos = tokenizer.bos_token_id is not None and tokenizer("1").input_ids[:1] == [tokenizer.bos_token_id]
     resolved = {}
     for part in PARTS:
         template = getattr(row_format, part)
@@ -67,19 +67,26 @@ def tokenize_rows(
         UserError: If a token reaches over a border, a prompt reads differently alone, or a word is unknown.
     """
     parts = [render_parts(record, templates) for record in records]
-    whole = tokenizer(["".join(texts) for texts in parts], add_special_tokens=False, return_offsets_mapping=True)
-    prompts = tokenizer([texts[0] + texts[1] for texts in parts], add_special_tokens=False)
+    try:
+        whole = tokenizer(["".join(texts) for texts in parts], add_special_tokens=False, return_offsets_mapping=True)
+        prompts = tokenizer([texts[0] + texts[1] for texts in parts], add_special_tokens=False)
+    except Exception as error:  # what tokenizers raise has no class of its own
+        raise UserError(
+            f"model.tokenizer ({tokenizer.name_or_path}) cannot read the rows ({error}); choose another, or other "
+            "separators in format.*."
+        ) from error
     rows = []
     for record, texts, ids, offsets, prompt in zip(
         records, parts, whole["input_ids"], whole["offset_mapping"], prompts["input_ids"], strict=True
     ):
-        row = _cut(record, texts, ids, np.array(offsets, dtype=np.int64).reshape(-1, 2), templates)
+        text, spans = "".join(texts), np.array(offsets, dtype=np.int64).reshape(-1, 2)
+        _check_vocabulary(record, text, ids, spans, tokenizer)
+        row = _cut(record, texts, ids, spans, templates)
         if prompt != row["question"] + row["first_separator"]:
             raise UserError(
                 f"question {record.question!r}: its prompt has other tokens alone than before its CoT; give "
                 "format.first_separator a token of its own, such as {eos}."
             )
-        _check_vocabulary(record, ids, tokenizer)
         rows.append(row)
     return rows
 
@@ -114,14 +121,35 @@ def _step_lengths(record: CoTRecord, cot_begin: int, token_ends: np.ndarray, tem
     return np.bincount(step_of_token, minlength=len(record.steps)).tolist()
 
 
-def _check_vocabulary(record: CoTRecord, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_vocabulary(
+    record: CoTRecord, text: str, ids: list[int], spans: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> None:
     unknown = tokenizer.unk_token_id
-    # Some tokenizers (GPT-2's) name their end token as the unknown one and never produce it for that reason.
-    if unknown is None or unknown == tokenizer.eos_token_id or unknown not in ids:
-        return
-    words = [word for word in f"{record.question} {record.cot} {record.answer}".split()]
-    missing = [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
-    raise UserError(
-        f"question {record.question!r}: {missing[:3] or 'a separator'} is not in the tokenizer's vocabulary; "
-        "choose another model.tokenizer, or other separators in format.*."
-    )
+    if unknown is None:  # such a tokenizer drops what it does not know
+        lost = "" if _covers(text, spans) else _first_unknown(sorted(set(text)), tokenizer)
+    else:
+        # Some tokenizers (GPT-2's) name their end token as the unknown one as well; then the templates may write it.
+        written = text.count(str(tokenizer.unk_token)) if unknown == tokenizer.eos_token_id else 0
+        words = f"{record.question} {record.cot} {record.answer}".split()
+        lost = "" if ids.count(unknown) <= written else _first_unknown(words, tokenizer)
+    if lost:
+        raise UserError(
+            f"question {record.question!r}: {lost} is not in the tokenizer's vocabulary; choose another "
+            "model.tokenizer, or other separators in format.*."
+        )
+
+
+def _covers(text: str, spans: np.ndarray) -> bool:
+    """Return whether every visible character belongs to a token."""
+    steps = np.zeros(len(text) + 1, dtype=np.int64)
+    np.add.at(steps, spans[:, 0], 1)
+    np.add.at(steps, spans[:, 1], -1)
+    return all(text[i].isspace() for i in np.flatnonzero(np.cumsum(steps[:-1]) == 0))
+
+
+def _first_unknown(pieces: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
+    for piece in pieces:
+        ids = tokenizer(piece, add_special_tokens=False).input_ids
+        if tokenizer.unk_token_id in ids or not (ids or piece.isspace()):
+            return repr(piece)
+    return "a separator"
