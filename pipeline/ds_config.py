@@ -1,6 +1,8 @@
 """The DeepSpeed JSON: what it may say, and what the recipe adds to it."""
 
+import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ RECIPE_KEYS = {
     "optimizer": "optim.*",
     "scheduler": "optim.lr_schedule",
 }
+
+# What may stand in it besides: where weights and optimizer lie, and what DeepSpeed tells of itself.
+SECTIONS = ("zero_optimization", "bf16", "communication_data_type", "comms_logger", "wall_clock_breakdown")
+OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 def load_ds_config(config: EngineConfig) -> dict[str, Any]:
@@ -39,19 +45,29 @@ def load_ds_config(config: EngineConfig) -> dict[str, Any]:
         raise UserError(f"engine.deepspeed ({config.deepspeed}): not valid JSON ({error}); correct it.") from error
     if not isinstance(loaded, dict):
         raise UserError(f"engine.deepspeed ({config.deepspeed}): must hold a JSON object.")
-    faults = [
-        f"{config.deepspeed} sets {key}; take it out, the recipe's {RECIPE_KEYS[key]} says it."
-        for key in loaded
-        if key in RECIPE_KEYS
-    ]
-    if "fp16" in loaded or loaded.get("bf16", {}).get("enabled", "auto") != "auto":
-        faults.append(
-            f'engine.deepspeed ({config.deepspeed}) sets the precision; write "bf16": {{"enabled": "auto"}}, no fp16: '
-            "the recipe's engine.precision says it."
-        )
+    faults = list(_faults(loaded))
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError("\n".join(f"engine.deepspeed ({config.deepspeed}): {fault}" for fault in faults))
     return loaded
+
+
+def _faults(loaded: dict[str, Any]) -> Iterator[str]:
+    for key in loaded:
+        if key in RECIPE_KEYS:
+            yield f"sets {key}; take it out, the recipe's {RECIPE_KEYS[key]} says it."
+        elif key not in SECTIONS and key != "fp16":
+            near = difflib.get_close_matches(key, SECTIONS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it may hold {', '.join(SECTIONS)}."
+            yield f"{key} is not a section that it may hold; {hint}"
+    zero, bf16 = loaded.get("zero_optimization", {}), loaded.get("bf16", {})
+    offloads = {name: zero[name] for name in OFFLOADS if name in zero} if isinstance(zero, dict) else {}
+    for name, section in {"zero_optimization": zero, "bf16": bf16, **offloads}.items():
+        if not isinstance(section, dict):
+            yield f"{name} ({json.dumps(section)}) must be a JSON object; correct it."
+    if "fp16" in loaded or (isinstance(bf16, dict) and bf16.get("enabled", "auto") != "auto"):
+        yield (
+            'sets the precision; write "bf16": {"enabled": "auto"}, no fp16: the recipe\'s engine.precision says it.'
+        )
 
 
 def check_suits_quantization(config: EngineConfig, quantization: str) -> None:
@@ -80,7 +96,7 @@ def fill_ds_config(
     }
     zero.update({key: automatic[key] for key, value in zero.items() if value == "auto" and key in automatic})
     if not torch.cuda.is_available():
-        for offload in ("offload_optimizer", "offload_param"):
+        for offload in OFFLOADS:
             if offload in zero:
                 zero[offload] = {**zero[offload], "pin_memory": False}
     return {

@@ -30,12 +30,20 @@ def check_files(config: Config) -> None:
     """
     check_suits_quantization(config.engine, config.model.quantization)
     name = config.model.name_or_path
+    if name and not Path(name).exists() and _looks_local(name):
+        raise UserError(f"model.name_or_path ({name}): there is no such folder; check the path.")
     # Positions must not be shifted a second time.
     if name and (Path(name) / FILE_NAME).is_file() and load_spec(Path(name)).built_in_shift:
         raise UserError(
             f"model.name_or_path ({name}) has kept positions built in and cannot be trained on; start from a model "
             "under stages/ (run.keep_stages)."
         )
+
+
+def _looks_local(name: str) -> bool:
+    """Return whether a name is a path: absolute, longer than the Hub's OWNER/MODEL, or in a folder that is here."""
+    parts = Path(name).parts
+    return name.startswith((".", "~", "/")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
 def load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[ExampleSet, ExampleSet]:

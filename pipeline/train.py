@@ -12,7 +12,7 @@ from pipeline.controller import StageController
 from pipeline.engine import init_distributed
 from pipeline.errors import UserError
 from pipeline.keeper import Keeper
-from pipeline.modeling import build_tokenizer
+from pipeline.modeling import build_model_config, build_tokenizer
 from pipeline.preparation import check_files, check_keep_stages, load_data, prepare_engine
 from pipeline.recorder import Recorder
 from pipeline.run_dir import check_run_dir, clear_run_dir
@@ -51,6 +51,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     check_files(config)
 
     tokenizer = build_tokenizer(config.model)
+    build_model_config(config.model, tokenizer)  # a model that is not there is told before the data are read
     examples, validation = load_data(config, tokenizer)
     engine = prepare_engine(config, tokenizer, examples, validation)
     controller = StageController(config, examples, engine)

@@ -126,8 +126,8 @@ def test_an_end_token_in_the_format_is_no_unknown_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("{tmp}/nowhere", "nowhere): no"),
-        ("runs/x/stages/removed_0000", "removed_0000): no"),
+        ("{tmp}/nowhere", "nowhere): there is no such folder"),
+        ("runs/x/stages/removed_0000", "removed_0000): there is no such folder"),
         ("recipes/architectures/gpt2", "no file named"),  # a configuration, but no weights
     ],
 )
