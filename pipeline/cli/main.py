@@ -10,6 +10,7 @@ from pipeline.cli.arguments import check_command
 from pipeline.errors import UserError
 
 COMMANDS = {
+    "plan": "What a recipe will do and need: stages, tokens, FLOPs, memory, time.",
     "train": "Train through every stage of a recipe.",
     "evaluate": "Accuracy and speed of saved models, side by side.",
     "score": "Accuracy of predictions stored in a file.",

@@ -1,0 +1,86 @@
+"""`tacit doctor`: is this machine fit to run, and a recipe on it?"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.arguments import parse_options
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.doctor import Finding
+
+STYLES = {"ok": "green", "note": "yellow", "fault": "bold red"}
+FAULT_FOUND = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Examine, and print a line for each thing looked at.
+
+    Args:
+        argv: Arguments after ``doctor``.
+
+    Returns:
+        0 where nothing is a fault, else 1.
+
+    Raises:
+        UserError: If the recipe is not there.
+    """
+    options = parse_options(_parser(), argv)
+    recipe = None if options.config is None else Path(options.config)
+    if recipe and not recipe.is_file():
+        raise UserError(f"--config {recipe}: no such file; check the path.")
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
+        from pipeline.doctor import examine  # imports torch
+
+        findings = examine(recipe)
+    num_faults = sum(finding.state == "fault" for finding in findings)
+    if options.json:
+        print(json.dumps({"num_faults": num_faults, "checks": [dataclasses.asdict(finding) for finding in findings]}))
+    else:
+        _print(findings, num_faults)
+    return FAULT_FOUND if num_faults else 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="tacit doctor",
+        description="Look at this machine, trying what can be tried quickly; exits with 1 if there is a fault.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=str, default=None, help="A recipe: look for what it names, too.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
+    return parser
+
+
+def _print(findings: Sequence["Finding"], num_faults: int) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(findings_table(findings))
+    num_notes = sum(finding.state == "note" for finding in findings)
+    faults, notes = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((num_faults, "fault"), (num_notes, "note")))
+    console.print(f"{faults}, {notes}", style=STYLES["fault" if num_faults else "ok"], highlight=False)
+
+
+def findings_table(findings: Sequence["Finding"]) -> Table:
+    """Return one line a finding."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("check", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("found", overflow="fold", ratio=3)
+    table.add_column("remedy", overflow="fold", ratio=2)
+    for finding in findings:
+        # As plain text: rich would take brackets in what was found for its own markup.
+        table.add_row(
+            Text(finding.check), Text(finding.state, STYLES[finding.state]), Text(finding.found), Text(finding.remedy)
+        )
+    return table

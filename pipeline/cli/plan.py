@@ -1,0 +1,134 @@
+"""`tacit plan`: what a recipe will do and need, before a GPU is paid for."""
+
+import argparse
+import contextlib
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.config import Config, parse_command_line
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.plan.plan import Plan
+
+SWITCHES = {"json": "Print the plan as one JSON object, with every stage."}
+OF_EVERY_RECIPE = ("config", "print_config", "help")
+# What a recipe must name and a plan from lengths does not read.
+UNUSED_WITH_LENGTHS = ("--data.train=-", "--data.validation=-", "--run.output_dir=-")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Plan a run and print what it will do and need.
+
+    Args:
+        argv: Arguments after ``plan``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: If recipe, data or model are at fault.
+    """
+    parser = _parser()
+    if any(argument in ("-h", "--help") for argument in argv):
+        parser.print_help()
+        print("\nand the recipe with its settings:\n")
+    options, rest = _split(parser, argv)
+    _check(options)
+    placeholders = UNUSED_WITH_LENGTHS if options.lengths else ()
+    config, switches = parse_command_line([*rest, *placeholders], "tacit plan", SWITCHES)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
+        plan = _plan(config, options)
+    if "json" in switches:
+        print(json.dumps(plan.to_json()))
+    else:
+        from pipeline.cli.plan_tables import print_plan
+
+        print_plan(config, plan)
+    return 0
+
+
+def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return a plan's own options, and what is left for the recipe.
+
+    Raises:
+        UserError: If an option has no value, or is none at all.
+    """
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name} has no value; write {error.argument_name} VALUE.") from error
+    known = [*vars(options), *SWITCHES, *OF_EVERY_RECIPE]
+    for argument in rest:
+        name = argument.removeprefix("--").partition("=")[0]
+        if argument.startswith("--") and "." not in name and name not in known:  # settings have a section and a dot
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean --{near[0]}?" if near else " See --help."
+            raise UserError(f"--{name}: unknown option of tacit plan.{hint}")
+    return options, rest
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tacit plan",
+        usage="tacit plan --config RECIPE [--section.field VALUE ...] [options]",
+        description="Stages, tokens, arithmetic, memory and time of a run. Needs the model's config.json, no weights.",
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("--gpus", default="1", metavar="N", help="GPUs that share the work (default: 1).")
+    add("--rows", metavar="N", help="Plan for so many training rows, as long as those at hand.")
+    add(
+        "--lengths",
+        metavar="ROWS,QUESTION,COT,ANSWER",
+        help="Plan without data and tokenizer: so many rows, all alike, with so many tokens in question and first "
+        "separator, in the CoT, and in second separator, answer and end.",
+    )
+    add("--tflops", metavar="X", help="Peak of one GPU in TFLOP/s (default: an H100's, bf16 989, fp32 67).")
+    add("--mfu", default="0.3", metavar="X", help="Part of the peak that is reached (default: 0.3).")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Turn the options' texts into numbers.
+
+    Raises:
+        UserError: If one is none, or out of range.
+    """
+    for name, kind, low, high in (
+        ("gpus", int, 1, None),
+        ("rows", int, 1, None),
+        ("tflops", float, 0, None),
+        ("mfu", float, 0, 1),
+    ):
+        text = getattr(options, name)
+        if text is None:
+            continue
+        rule = f"a whole number of at least {low}" if kind is int else f"a number above {low}"
+        rule += f" and at most {high}" if high is not None else ""
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not (value >= low if kind is int else value > low) or (high is not None and value > high):
+            raise UserError(f"--{name} ({text}) must be {rule}; correct it.")
+        setattr(options, name, value)
+    if options.rows is not None and options.lengths is not None:
+        raise UserError("--rows and --lengths exclude each other: --lengths says the number of rows itself.")
+
+
+def _plan(config: Config, options: argparse.Namespace) -> "Plan":
+    from pipeline.plan.plan import make_plan  # imports torch: not before the recipe is known to be right
+    from pipeline.plan.sources import planner_from_data, planner_from_lengths
+
+    planner = (
+        planner_from_lengths(config, options.lengths)
+        if options.lengths is not None
+        else planner_from_data(config, options.rows)
+    )
+    return make_plan(config, planner, options.gpus, options.tflops, options.mfu)

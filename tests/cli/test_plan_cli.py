@@ -1,0 +1,82 @@
+"""`tacit plan` through the shell."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import ROOT, write_recipe
+
+GPT2 = "recipes/architectures/gpt2"
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", "plan", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def refusal(*arguments: str) -> str:
+    finished = plan(*arguments)
+    assert (finished.returncode, finished.stdout) == (2, ""), finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("tacit: error: ")]
+    assert "Traceback" not in finished.stderr
+    return line.removeprefix("tacit: error: ")
+
+
+def test_plan_of_a_recipe_with_data(tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path))
+    finished = plan("--config", recipe)
+    assert finished.returncode == 0, finished.stderr
+    assert "56 rows in batches of 8: 7 optimizer steps an epoch." in finished.stdout
+    for word in ("4 (all)", "optimizer steps", "FLOPs of training", "evaluation", "24 GB: fits", "MiB on each GPU"):
+        assert word in finished.stdout
+    as_json = plan("--config", recipe, "--json")
+    told = json.loads(as_json.stdout)
+    assert [stage["num_removed"] for stage in told["stages"]] == [0, 1, 2, 3, 4]
+    assert told["fastest"]["steps"] == told["slowest"]["steps"] == sum(stage["min_steps"] for stage in told["stages"])
+    assert told["peak_bytes"] == max(phase["total"] for phase in told["phases"].values())
+    assert [card["gib"] for card in told["cards"]] == [24, 40, 80]
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_without_recipe_data_or_tokenizer() -> None:
+    finished = plan("--model.name_or_path", GPT2, "--lengths", "808000,12,46,10", "--gpus=4", "--mfu", "0.5", "--json")
+    assert finished.returncode == 0, finished.stderr
+    told = json.loads(finished.stdout)
+    assert (told["num_rows"], told["num_weights"], told["num_gpus"], told["mfu"]) == (808_000, 124_439_808, 4, 0.5)
+    assert len(told["stages"]) == 47
+
+
+def test_a_missing_file_offers_lengths(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "train.txt").unlink()
+    message = refusal("--config", str(recipe))
+    assert message.startswith(str(tmp_path / "train.txt"))
+    assert message.endswith("--lengths ROWS,QUESTION,COT,ANSWER (tokens).")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--gpus", "0"), "--gpus (0) must be a whole number of at least 1; correct it."),
+        (("--gpus", "two"), "--gpus (two) must be a whole number of at least 1; correct it."),
+        (("--mfu", "1.5"), "--mfu (1.5) must be a number above 0 and at most 1; correct it."),
+        (("--tflops", "nan"), "--tflops (nan) must be a number above 0"),
+        (("--rows", "9", "--lengths", "1,2,3,4"), "--rows and --lengths exclude each other"),
+        (("--lengths", "1,2"), "--lengths (1,2) must be ROWS,QUESTION,COT,ANSWER"),
+        (("--lenghts", "1,2,3,4"), "--lenghts: unknown option of tacit plan. Did you mean --lengths?"),
+        (("--gpus",), "--gpus has no value; write --gpus VALUE."),
+        (("--optim.lrr", "1"), "optim.lrr: unknown setting. Did you mean optim.lr?"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(arguments: tuple[str, ...], says: str) -> None:
+    assert says in refusal("--config", "recipes/demo.yaml", *arguments)
+
+
+def test_help_names_options_and_settings() -> None:
+    finished = plan("--help")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    for option in ("--gpus", "--rows", "--lengths", "--tflops", "--mfu", "--json", "--config", "--engine.precision"):
+        assert option in finished.stdout
