@@ -4,6 +4,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from pipeline.config import FormatConfig
 from pipeline.errors import UserError
@@ -34,11 +37,20 @@ class AnswerSpec:
     """Positions cut out of the model's own table, so that it answers at ``num_removed`` without a shift."""
     base_quantization: str = "none"
     """How the base under adapters was stored in training (``model.quantization``)."""
+    num_positions: int | None = None
+    """Positions that training raised the model's limit to (``model.num_positions``); None left it alone."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the model was trained in."""
 
     @property
     def shift(self) -> int:
         """By how much position ids shift from the first separator on when answering; no smoothing here."""
         return position_shift(self.num_removed, self.longest_cot, self.removes_all) if self.keep_positions else 0
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as PyTorch's."""
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
 
     def at(self, num_removed: int | None) -> "AnswerSpec":
         """Return the same model's spec for another number of removed units; None changes nothing.

@@ -97,7 +97,7 @@ def _newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     """Return the newest whole checkpoint, and the damaged ones that are newer."""
     damaged: list[Path] = []
     for candidate in reversed(_checkpoints(folder)):
-        fault = _fault(candidate)
+        fault = fault_of(candidate)
         if fault is None:
             return candidate, damaged
         logger.warning("%s is damaged (%s); trying the one before", candidate, fault)
@@ -122,8 +122,8 @@ def _write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
 
 
-def _fault(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None."""
+def fault_of(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, by its manifest's sizes and hashes; None if it is whole."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():

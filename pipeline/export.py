@@ -3,26 +3,26 @@
 The weights are safetensors. The folder needs neither peft nor DeepSpeed nor this package to be loaded.
 """
 
-import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from pipeline.answer_spec import FILE_NAME, AnswerSpec, load_spec
-from pipeline.checkpoint import MANIFEST
+from pipeline.checkpoint import MANIFEST, fault_of
 from pipeline.errors import UserError
 from pipeline.model_card import model_card
-from pipeline.model_folder import write_consolidated
-from pipeline.modeling.lora import ADAPTER_CONFIG, adapter_dtype
+from pipeline.model_folder import DESCRIPTION, write_consolidated
+from pipeline.modeling.pretrained import load_pretrained
+from pipeline.modeling.saved import has_adapters, load_adapted, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MERGE_TOLERANCE = 0.1  # of the largest logit: bf16 rounds the merged weights; a wrong merge is far off
 PROBE_LENGTH = 8  # tokens of the row on which the written model must compute what the one in memory did
 
 
@@ -50,8 +50,13 @@ def find_source(path: Path, stage: int | None = None, step: int | None = None) -
         UserError: If it is not there; says what is.
     """
     if stage is None and step is None:
-        found = path / "model" if (path / "recipe.yaml").is_file() else path
-        wanted = "no model and no checkpoint; give a run directory or one of their folders"
+        is_run = (path / "recipe.yaml").is_file()
+        found = path / "model" if is_run else path
+        wanted = (
+            "no model yet; --step exports a checkpoint"
+            if is_run
+            else "no model and no checkpoint; give a run directory or one of their folders"
+        )
     elif stage is not None:
         found = path / "stages" / f"removed_{stage:04d}"
         wanted = f"no stage {stage}; run.keep_stages says which are kept"
@@ -65,7 +70,13 @@ def find_source(path: Path, stage: int | None = None, step: int | None = None) -
 
 
 def export_model(
-    source: Path, output: Path, *, base: str | None = None, dtype: str | None = None, overwrite: bool = False
+    source: Path,
+    output: Path,
+    *,
+    base: str | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> ExportReport:
     """Write a plain model folder, check every tensor's shape against the architecture, and load it again.
 
@@ -75,67 +86,97 @@ def export_model(
         base: Where the base of adapters lies now, if not where they say.
         dtype: A name of ``DTYPES``; None takes the one that was trained in. The base of adapters is loaded in it, a
             4-bit base too: adapters merged into 4 bits would be rounded away.
-        overwrite: Replace ``output``.
+        overwrite: Replace ``output``, if it is an earlier export.
+        trust_remote_code: Run Python code that comes with the model.
 
     Raises:
-        UserError: If there is nothing to export, or output would be lost.
+        UserError: If there is nothing to export, something else would be lost, or weights are damaged or not finite.
     """
-    if output.exists() and not overwrite:
-        raise UserError(f"--output ({output}) exists; name another folder, or add --overwrite.")
-    with tempfile.TemporaryDirectory(dir=_existing_parent(output), prefix=".export-") as temporary:
+    _check_output(source, output, overwrite)
+    with tempfile.TemporaryDirectory(dir=_made_parent(output), prefix=".export-") as temporary:
         folder = source
         if (source / MANIFEST).is_file():
+            _check_whole(source)
             folder = Path(temporary) / "consolidated"
-            write_consolidated(source, folder)
+            write_consolidated(source, folder, trust_remote_code)
         spec = load_spec(folder)
-        merges = (folder / ADAPTER_CONFIG).is_file()
-        model = _merged(folder, base, dtype) if merges else _plain(folder, dtype)
-        written = Path(temporary) / "written"
-        num_tensors = _write(written, model, folder, spec)
+        settings = {"dtype": DTYPES[dtype] if dtype else "auto", "trust_remote_code": trust_remote_code}
+        merges = has_adapters(folder)
+        if merges:
+            model = _merged(folder, base, **{**settings, "dtype": DTYPES[dtype] if dtype else spec.torch_dtype})
+        else:
+            model = load_pretrained(str(folder), "model folder", **settings).eval()
         expected = _probe(model)
+        if not expected.isfinite().all():
+            raise UserError(f"{source}: its logits are not finite; the training has diverged, take an earlier step.")
+        written = Path(temporary) / "written"
+        num_tensors = _write(written, model, folder, spec, trust_remote_code)
         report = ExportReport(
             output, model.num_parameters(), num_tensors, str(model.dtype).removeprefix("torch."), merges
         )
         del model  # a large one does not fit in memory twice
-        _check_reload(written, expected)
-        shutil.rmtree(output, ignore_errors=True)
-        shutil.move(written, output)
+        reloaded = load_pretrained(str(written), "exported folder", dtype="auto", trust_remote_code=trust_remote_code)
+        assert torch.equal(_probe(reloaded.eval()), expected), "the written model computes something else"
+        _put_in_place(written, output)
     return report
 
 
-def _existing_parent(path: Path) -> Path:
+def _check_output(source: Path, output: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, or that is more than an earlier export."""
+    if not output.exists() and not output.is_symlink():
+        return
+    if not overwrite:
+        raise UserError(f"--output ({output}) exists; name another folder, or add --overwrite.")
+    ours, theirs = output.resolve(), source.resolve()
+    holds_source = ours == theirs or ours in theirs.parents or theirs in ours.parents
+    is_export = (output / FILE_NAME).is_file() and (output / "README.md").is_file() and not output.is_symlink()
+    if holds_source or not is_export or output.is_mount():
+        raise UserError(f"--output ({output}) is not an earlier export, and is not replaced; name another folder.")
+
+
+def _made_parent(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=path.parent).cleanup()  # whether it can be written to
     except OSError as error:
         raise UserError(f"--output ({path}): cannot be made ({error.strerror}); name another folder.") from error
     return path.parent
 
 
-def _plain(folder: Path, dtype: str | None) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype] if dtype else "auto").eval()
+def _put_in_place(written: Path, output: Path) -> None:
+    if output.exists():
+        output.rename(written.with_name("replaced"))  # goes with the temporary folder
+    written.rename(output)
 
 
-def _merged(folder: Path, base: str | None, dtype: str | None) -> PreTrainedModel:
+def _check_whole(checkpoint: Path) -> None:
+    fault = fault_of(checkpoint)
+    if fault is None and not (checkpoint / DESCRIPTION).is_dir():
+        fault = f"no {DESCRIPTION}/ folder: an earlier version wrote it"
+    if fault:
+        raise UserError(f"{checkpoint} cannot be exported ({fault}); take another checkpoint.")
+
+
+def _merged(folder: Path, base: str | None, **settings: Any) -> PreTrainedModel:
     """Return the base, as it is before quantisation, with the adapters added to its weights."""
-    name = base or json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype] if dtype else adapter_dtype(folder))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: its base {name} could not be loaded; say with --base where it lies now.") from error
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
+    adapted = load_adapted(folder, base, **settings).eval()
+    before = _probe(adapted)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    difference = (_probe(merged) - before).abs().max()
+    assert not difference > MERGE_TOLERANCE * before.abs().max(), f"merging changes the logits by {difference}"
     merged.generation_config = GenerationConfig.from_pretrained(folder)  # as trained, not as the base had it
-    return merged.eval()
+    return merged
 
 
-def _write(folder: Path, model: PreTrainedModel, source: Path, spec: AnswerSpec) -> int:
+def _write(folder: Path, model: PreTrainedModel, source: Path, spec: AnswerSpec, trust_remote_code: bool) -> int:
     """Write all files; return the number of tensors, each of which has the architecture's shape."""
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    load_tokenizer(source, trust_remote_code).save_pretrained(folder)
     spec = replace(spec, base_quantization="none")
     spec.save(folder)
     (folder / "README.md").write_text(model_card(spec, model.config), encoding="utf-8")
     with torch.device("meta"):
-        architecture = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        architecture = AutoModelForCausalLM.from_config(model.config, trust_remote_code=trust_remote_code)
     expected = {name: tuple(tensor.shape) for name, tensor in architecture.state_dict().items()}
     found = dict(_shapes(folder))
     wrong = {name: shape for name, shape in found.items() if expected.get(name) != shape}
@@ -155,10 +196,3 @@ def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _probe(model: PreTrainedModel) -> torch.Tensor:
     input_ids = torch.arange(PROBE_LENGTH)[None] % model.config.vocab_size
     return model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
-
-
-def _check_reload(folder: Path, expected: torch.Tensor) -> None:
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    assert not loading["missing_keys"] and not loading["unexpected_keys"], loading
-    difference = float((_probe(model.eval()) - expected).abs().max())
-    assert difference == 0.0, f"the written model's logits differ by {difference}"

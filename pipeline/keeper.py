@@ -155,4 +155,6 @@ class Keeper:
             removal.keep_positions,
             self._longest_cot,
             base_quantization=self._config.model.quantization,
+            num_positions=self._config.model.num_positions,
+            dtype="bfloat16" if self._config.engine.precision == "bf16" else "float32",
         )

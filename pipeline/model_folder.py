@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from pipeline.answer_spec import AnswerSpec
+from pipeline.answer_spec import AnswerSpec, load_spec
 from pipeline.engine import Engine, consolidated_weights
 from pipeline.modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pipeline.ranks import barrier, rank
@@ -64,23 +64,28 @@ def save_description(folder: Path, engine: Engine, tokenizer: PreTrainedTokenize
     spec.save(folder)
 
 
-def write_consolidated(checkpoint: Path, folder: Path) -> None:
+def write_consolidated(checkpoint: Path, folder: Path, trust_remote_code: bool = False) -> None:
     """Put the weights of a checkpoint together, in one process, whatever ranks and ZeRO stage wrote it.
 
     Args:
         checkpoint: Of a run; holds a description beside the engine's state.
         folder: Made; gets a model, or adapters, as ``save_model`` writes them.
+        trust_remote_code: Run Python code that comes with the model.
     """
     shutil.copytree(checkpoint / DESCRIPTION, folder)
     weights = consolidated_weights(checkpoint)
     if (folder / ADAPTER_CONFIG).is_file():
-        save_file(
-            {_adapter_name(name): weight.contiguous() for name, weight in weights.items()}, folder / ADAPTER_WEIGHTS
-        )
+        dtype = load_spec(folder).torch_dtype  # of a 4-bit base, its quantisation's own tensors are saved as well
+        adapters = {
+            _adapter_name(name): weight.to(dtype).contiguous()
+            for name, weight in weights.items()
+            if "lora_" in name or "modules_to_save" in name
+        }
+        save_file(adapters, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         return
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     model.save_pretrained(folder, state_dict={name: weight.to(config.dtype) for name, weight in weights.items()})
 
 

@@ -1,5 +1,6 @@
 """What stands before the first step: rows, and a model under DeepSpeed that suits them."""
 
+import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,10 @@ from pipeline.errors import UserError
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
 from pipeline.modeling import build_model, build_model_config
 from pipeline.modeling.positions import lacks_positions, write_extended
-from pipeline.ranks import barrier, rank
+from pipeline.ranks import from_rank_zero, on_rank_zero
+from pipeline.run_dir import EXTENDED
 
 logger = logging.getLogger(__name__)
-
-EXTENDED = "base"  # folder in the run directory, of a model with more positions than its own
 
 
 def check_files(config: Config) -> None:
@@ -102,7 +102,7 @@ def prepare_engine(
     """
     num_positions = positions_needed(config, examples, validation)
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-    model = _with_positions(config.model, tokenizer, Path(config.run.output_dir) / EXTENDED)
+    model = _with_positions(config.model, tokenizer, Path(config.run.output_dir), num_positions)
     hidden_size = build_model_config(model, tokenizer).hidden_size
     end_id, seed = examples.layout.end_id, config.run.seed
     return build_engine(
@@ -116,12 +116,21 @@ def prepare_engine(
     )
 
 
-def _with_positions(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> ModelConfig:
-    """Return the model to load: the recipe's, or a copy of it with a longer position table."""
-    if model.from_scratch is not None or not lacks_positions(build_model_config(model, tokenizer), model.num_positions):
+def _with_positions(
+    model: ModelConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, num_needed: int
+) -> ModelConfig:
+    """Return the model to load: the recipe's, or a copy of it with a longer position table, made once."""
+    wanted = model.num_positions
+    if model.from_scratch is not None or not lacks_positions(build_model_config(model, tokenizer), wanted):
         return model
-    assert model.num_positions is not None
-    if rank() == 0:
-        write_extended(model.name_or_path, model.num_positions, folder)
-    barrier()
+    assert wanted is not None
+    if wanted < num_needed:
+        raise UserError(
+            f"model.num_positions ({wanted}) must not be below the {num_needed} that the longest row takes; raise it."
+        )
+    # Named after what it was made of: a run that is refused later must not have changed an earlier one's base.
+    digest = hashlib.sha256(model.name_or_path.encode()).hexdigest()[:8]
+    folder = run_dir / f"{EXTENDED}_{wanted}_{digest}"
+    if from_rank_zero(not folder.exists()):
+        on_rank_zero(lambda: write_extended(model.name_or_path, wanted, folder, model.trust_remote_code))
     return replace(model, name_or_path=str(folder))

@@ -1,9 +1,12 @@
 """Who this process is among the ranks, and what they tell each other. One process alone needs no process group."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as torch_dist
+
+from pipeline.errors import UserError
 
 
 def rank() -> int:
@@ -37,3 +40,20 @@ def from_rank_zero(value: Any) -> Any:
 def barrier() -> None:
     """Wait for every rank."""
     torch_dist.barrier()
+
+
+def on_rank_zero(work: Callable[[], None]) -> None:
+    """Let rank 0 do something while the others wait.
+
+    Raises:
+        UserError: On every rank, if rank 0 raised one: it must not leave the others waiting.
+    """
+    fault = None
+    if rank() == 0:
+        try:
+            work()
+        except UserError as error:
+            fault = str(error)
+    fault = from_rank_zero(fault)
+    if fault is not None:
+        raise UserError(fault)

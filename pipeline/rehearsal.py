@@ -4,6 +4,7 @@ It goes through all that a run goes through (data, loading, every stage and rese
 export), so that a mistake shows before GPUs are paid for. What it cannot show is memory, speed and accuracy.
 """
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from pipeline.export import export_model
 from pipeline.modeling import build_model_config, build_tokenizer, check_size
 from pipeline.modeling.positions import lacks_positions
 from pipeline.preparation import check_files, check_keep_stages, load_data, positions_needed
-from pipeline.ranks import barrier, rank
+from pipeline.ranks import on_rank_zero
+from pipeline.run_dir import check_run_dir
 from pipeline.schedule import last_num_removed
 from pipeline.train import train
 
@@ -67,16 +69,15 @@ def rehearse(config: Config) -> Rehearsal:
     num_removed = _num_removed_at_end(config, examples.longest_cot(config.removal.unit))
     check_keep_stages(config, num_removed)
 
-    folder = Path(f"{config.run.output_dir}_rehearsal")
-    if rank() == 0:
-        _write_tiny_model(model_config, tokenizer, folder / "tiny_model")
-    barrier()
+    run_dir = Path(config.run.output_dir)
+    folder = run_dir.with_name(f"{run_dir.name}_rehearsal")
+    check_run_dir(folder, config, resume=False, overwrite=True)
+    trust = config.model.trust_remote_code
+    on_rank_zero(lambda: _write_tiny_model(model_config, tokenizer, folder / "tiny_model", trust))
     small = in_small(config, folder)
     result = train(small, overwrite=True)
     train(small, resume=True)  # from the last checkpoint, so that loading one is rehearsed too
-    if rank() == 0:
-        export_model(result.model_dir, folder / "exported", overwrite=True)
-    barrier()
+    on_rank_zero(lambda: _export(result.model_dir, folder / "exported", trust))
     return Rehearsal(
         folder,
         result.num_steps,
@@ -160,15 +161,27 @@ def shrunk(config: PretrainedConfig) -> PretrainedConfig:
     for name, size in sizes.items():
         if getattr(tiny, name, None) is not None:
             setattr(tiny, name, size)
+    rope = getattr(tiny, "rope_parameters", None) or {}
+    if any(isinstance(value, list) for value in rope.values()):  # a factor for each dimension of the real head
+        tiny.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     if getattr(tiny, "layer_types", None):
         tiny.layer_types = tiny.layer_types[:LAYERS]
     return tiny
 
 
-def _write_tiny_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _export(model_dir: Path, output: Path, trust_remote_code: bool) -> None:
+    shutil.rmtree(output, ignore_errors=True)  # an earlier rehearsal's
+    export_model(model_dir, output, trust_remote_code=trust_remote_code)
+
+
+def _write_tiny_model(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool
+) -> None:
     torch.manual_seed(0)
     try:
-        model = AutoModelForCausalLM.from_config(shrunk(config), dtype=config.dtype or torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            shrunk(config), dtype=config.dtype or torch.float32, trust_remote_code=trust_remote_code
+        )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"--rehearse: {config.model_type} cannot be made small ({error}).") from error
     model.save_pretrained(folder)

@@ -8,6 +8,8 @@ from pipeline.config import Config, changes_of_the_past, load_config
 from pipeline.errors import UserError
 from pipeline.ranks import barrier, from_rank_zero, rank
 
+EXTENDED = "base"  # begins the name of a folder with a copy of the model that has more positions
+
 
 def check_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) -> None:
     """Refuse to mix two runs in one directory; every rank learns what rank 0 finds.
@@ -44,9 +46,17 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
     )
 
 
-def clear_run_dir(run_dir: Path) -> None:
-    """Delete what a run writes, and nothing else that may lie there."""
+def clear_run_dir(run_dir: Path, base: Path) -> None:
+    """Delete what an earlier run wrote, and nothing else that may lie there.
+
+    Args:
+        run_dir: The run directory.
+        base: The model that the new run starts from: it stays, if it lies there.
+    """
     if rank() == 0:
+        for extended in run_dir.glob(f"{EXTENDED}_*"):
+            if extended != base:
+                shutil.rmtree(extended)
         for name in ("checkpoints", "model", "stages"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
         for name in ("metrics.jsonl", "samples.jsonl"):

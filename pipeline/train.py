@@ -58,7 +58,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     check_keep_stages(config, controller.num_removed_at_end)
 
     if overwrite:
-        clear_run_dir(run_dir)
+        clear_run_dir(run_dir, Path(engine.model.name_or_path))
     saved = load_checkpoint(run_dir / "checkpoints", engine) if resume else None
     if saved:
         controller.restore(saved["step"], saved["controller"])

@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
             base=options.base,
             dtype=options.dtype,
             overwrite=options.overwrite,
+            trust_remote_code=options.trust_remote_code,
         )
     if options.json:
         print(json.dumps({**dataclasses.asdict(report), "output": str(report.output)}))
@@ -72,6 +73,7 @@ def _parser() -> ArgumentParser:
         default=None,
         help="Type of the weights; the one trained in if not given.",
     )
-    add("--overwrite", action="store_true", help="Replace the output folder.")
+    add("--overwrite", action="store_true", help="Replace an earlier export.")
+    add("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")
     add("--json", action="store_true", help="Print one JSON object.")
     return parser

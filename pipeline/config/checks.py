@@ -146,6 +146,8 @@ def _check_lora(config: Config) -> Iterator[str]:
                 f"model.quantization ({model.quantization}) freezes the model, so it needs adapters: set lora.rank, or "
                 "take none."
             )
+    if lora.rank is not None and model.from_scratch is not None:
+        yield f"lora.rank ({lora.rank}) needs trained weights to stand on: name model.name_or_path, or take it out."
     if model.num_positions is not None and model.from_scratch is not None:
         yield f"model.num_positions ({model.num_positions}) is for a trained model; set it in model.from_scratch."
     if not 0 <= lora.dropout < 1:

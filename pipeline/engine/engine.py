@@ -77,6 +77,7 @@ class Engine:
             scaled = loss_sum * (world_size() / batch.num_label_tokens)
             self._ds.backward(scaled, scale_wrt_gas=False)
             totals += torch.stack([loss_sum.detach().double(), num_correct.double()])
+            del loss_sum, num_correct, scaled  # or the next forward pass runs beside what this one kept
             unclipped_norm = self._plain_grad_norm()
             self._ds.step()
         torch_dist.all_reduce(totals)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig as PeftLoraConfig
-from safetensors import safe_open
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from pipeline.config import LoraConfig
@@ -70,7 +71,6 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
         lora_dropout=config.dropout,
         target_modules=config.targets or "all-linear",
         modules_to_save=config.modules_to_save or None,
-        ensure_weight_tying=bool(config.modules_to_save) and model.config.tie_word_embeddings,
     )
     torch.manual_seed(seed)
     try:
@@ -78,18 +78,27 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
             # GPT-2 stores its layers transposed; peft sets itself right, and says so for each of them.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             model.add_adapter(peft_config)
-    except ValueError as error:
-        reason = str(error).split(". ")[0]
-        raise UserError(f"lora.targets ({config.targets}): {reason}; name the model's own linear layers.") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split(". ")[0].split())[:200]
+        raise UserError(
+            f"lora.targets ({config.targets}), lora.modules_to_save ({config.modules_to_save}): {reason}; name the "
+            "model's own linear layers, and modules that are not quantised."
+        ) from error
+    if model.config.tie_word_embeddings:
+        _check_tied(model)
     # The saved adapters name their base; a folder must be found from wherever they are loaded.
     if Path(model.name_or_path).is_dir():
         peft_config.base_model_name_or_path = str(Path(model.name_or_path).resolve())
 
 
-def adapter_dtype(folder: Path) -> torch.dtype:
-    """Return the type of saved adapters, which is the one that their base was computed in."""
-    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
-        return weights.get_tensor(next(iter(weights.keys()))).dtype
+def _check_tied(model: PreTrainedModel) -> None:
+    """Refuse to change one side of a tie: merged or saved, the change would reach the other side as well."""
+    for side in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if isinstance(side, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            raise UserError(
+                f"lora.targets, lora.modules_to_save: {model.config.model_type} ties its output head to its embedding, "
+                "so neither can have adapters or be trained by itself; leave both out."
+            )
 
 
 def _has_module(model: PreTrainedModel, name: str) -> bool:

@@ -1,9 +1,7 @@
 """Builds the recipe's model and tokenizer, and loads saved ones."""
 
 import logging
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,24 +16,20 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from pipeline.answer_spec import load_spec
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
 from pipeline.modeling.attention import choose_attention
 from pipeline.modeling.lora import (
     ADAPTER_CONFIG,
-    adapter_dtype,
     add_adapters,
     keep_quantization_exact,
     quantization_config,
 )
-from pipeline.modeling.positions import has_rotary_positions
+from pipeline.modeling.positions import allow_positions
+from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, this_device
 from pipeline.word_tokenizer import build_word_tokenizer
 
 logger = logging.getLogger(__name__)
-
-# What a tokenizer or configuration that is not there raises, by the kind of name it was given.
-LOADING_ERRORS = (OSError, ValueError, KeyError)
 
 
 def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -52,7 +46,7 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(
-            f"{field} ({name}): no tokenizer could be loaded ({_first_line(error)}); check the name."
+            f"{field} ({name}): no tokenizer could be loaded ({first_line(error)}); check the name."
         ) from error
 
 
@@ -83,17 +77,16 @@ def build_model(
     check_size(model_config, tokenizer, num_positions)
     attention, why = choose_attention(config.attention, dtype, _model_class(model_config))
     logger.info("attention: %s (%s)", attention, why)
-    field = "model.name_or_path" if config.from_scratch is None else "model.from_scratch"
-    try:
-        if config.from_scratch is not None:
-            torch.manual_seed(seed)
+    if config.from_scratch is None:
+        model = _load(config, model_config, dtype, attention)
+    else:
+        torch.manual_seed(seed)
+        try:
             model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=attention)
-        else:
-            model = _load_pretrained(config, model_config, dtype, attention)
-    except (*LOADING_ERRORS, ImportError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{field}: the model cannot be built ({_first_line(error)}); correct it.") from error
+        except (*LOADING_ERRORS, ImportError) as error:
+            raise UserError(
+                f"model.from_scratch: the model cannot be built ({first_line(error)}); correct it."
+            ) from error
     if lora.rank is not None:
         add_adapters(model, lora, seed)
     if config.gradient_checkpointing:
@@ -105,26 +98,19 @@ def build_model(
     return model
 
 
-def _load_pretrained(
-    config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype, attention: str
-) -> PreTrainedModel:
-    model, loading = AutoModelForCausalLM.from_pretrained(
+def _load(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    model = load_pretrained(
         config.name_or_path,
+        "model.name_or_path",
         config=model_config,
         dtype=dtype,
         attn_implementation=attention,
         quantization_config=quantization_config(config.quantization, dtype),
         # Quantising happens where the weights shall stay; otherwise DeepSpeed moves them there.
-        device_map=None if config.quantization == "none" else {"": _device()},
+        device_map=None if config.quantization == "none" else {"": this_device()},
         trust_remote_code=config.trust_remote_code,
-        output_loading_info=True,
     )
     keep_quantization_exact(model)
-    if loading["missing_keys"]:
-        raise UserError(
-            f"model.name_or_path ({config.name_or_path}) lacks {len(loading['missing_keys'])} weights, such as "
-            f"{sorted(loading['missing_keys'])[0]}; give a complete checkpoint."
-        )
     return model
 
 
@@ -142,14 +128,18 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
             )
         try:
             known = AutoConfig.from_pretrained(config.name_or_path, trust_remote_code=config.trust_remote_code)
-            if config.num_positions is not None and has_rotary_positions(known):
-                known.max_position_embeddings = config.num_positions
-            return known
         except LOADING_ERRORS as error:
             raise UserError(
-                f"model.name_or_path ({config.name_or_path}): no model could be loaded ({_first_line(error)}); "
+                f"model.name_or_path ({config.name_or_path}): no model could be loaded ({first_line(error)}); "
                 "check the name, or that the folder has a config.json."
             ) from error
+        if getattr(known, "quantization_config", None) is not None:
+            raise UserError(
+                f"model.name_or_path ({config.name_or_path}) is stored quantised, and cannot be trained on; name the "
+                "original, with model.quantization if the base shall be quantised."
+            )
+        allow_positions(known, config.num_positions)
+        return known
     fields = dict(config.from_scratch)
     model_type = fields.pop("model_type")
     try:
@@ -174,35 +164,6 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
         raise UserError(f"model.from_scratch: {model_type} refuses these settings ({reason}); correct them.") from error
 
 
-def load_for_inference(
-    folder: Path, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a saved model and its tokenizer, on a GPU if there is one.
-
-    Adapters are put on the base that they name, stored as it was in training.
-
-    Raises:
-        UserError: If the folder holds no model, or its base is not there.
-    """
-    has_adapters = (folder / ADAPTER_CONFIG).is_file()
-    if not has_adapters and not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: holds no model (no config.json); give a run's model/ folder.")
-    settings: dict[str, Any] = {"trust_remote_code": trust_remote_code, "device_map": {"": _device()}}
-    try:
-        if has_adapters:
-            settings["dtype"] = dtype = adapter_dtype(folder)
-            settings["quantization_config"] = quantization_config(load_spec(folder).base_quantization, dtype)
-        model = AutoModelForCausalLM.from_pretrained(folder, **settings)
-        keep_quantization_exact(model)
-        return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
-        raise UserError(f"{folder}: the model could not be loaded ({_first_line(error)}).") from error
-
-
-def _device() -> str:
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), PreTrainedModel)  # not listed: code that came with the model
 
@@ -217,6 +178,8 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
     is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or comes_with_code
     if not is_causal or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model: {config.model_type} is not a causal language model; take one, such as gpt2 or llama.")
+    if getattr(config, "max_position_embeddings", None) is None:
+        raise UserError(f"model: {config.model_type} does not state how many positions it has; take another model.")
     if num_positions > config.max_position_embeddings:
         raise UserError(
             f"data: the longest row takes {num_positions} positions, the model has {config.max_position_embeddings}; "
@@ -230,7 +193,3 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")

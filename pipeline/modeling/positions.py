@@ -1,8 +1,8 @@
 """More positions than a model was trained with.
 
-A model with rotary positions needs its limit raised and no more. One with a learned table gets a longer table, which
-repeats its own rows, as Longformer's begins (arXiv:2004.05150, section 5). The longer model is written to a folder
-once, so that every rank, adapters and a resumed run find it there.
+A model with rotary positions needs its limit raised and no more, unless it scales them by the limit. One with a learned
+table gets a longer table, which repeats its own rows, as Longformer's begins (arXiv:2004.05150, section 5). The longer
+model is written to a folder, so that every rank, adapters and a resumed run find it there.
 """
 
 import os
@@ -10,17 +10,39 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
 from pipeline.errors import UserError
+from pipeline.modeling.pretrained import load_pretrained
 
 # Architectures whose learned table we know: the table's name, and the setting that states its length.
 LEARNED_TABLES = {"gpt2": ("transformer.wpe", "n_positions")}
 
 
+# Scalings of rotary positions that do not depend on the limit.
+FREE_SCALINGS = ("default", "linear", "llama3", "yarn")
+
+
 def has_rotary_positions(config: PretrainedConfig) -> bool:
     """Return whether positions are computed, so that there is no table to extend."""
     return getattr(config, "rope_parameters", None) is not None
+
+
+def allow_positions(config: PretrainedConfig, num_positions: int | None) -> None:
+    """Raise a rotary model's limit in place; one that is high enough, or no number, changes nothing.
+
+    Raises:
+        UserError: If the model computes its positions from the limit itself.
+    """
+    if num_positions is None or not has_rotary_positions(config) or num_positions <= config.max_position_embeddings:
+        return
+    scaling = config.rope_parameters.get("rope_type")
+    if scaling not in FREE_SCALINGS:
+        raise UserError(
+            f"model.num_positions ({num_positions}): {config.model_type} scales its positions by the limit "
+            f"({scaling}), which another limit would change; drop long rows with data.max_tokens."
+        )
+    config.max_position_embeddings = num_positions
 
 
 def lacks_positions(config: PretrainedConfig, num_positions: int | None) -> bool:
@@ -39,15 +61,19 @@ def lacks_positions(config: PretrainedConfig, num_positions: int | None) -> bool
     return True
 
 
-def write_extended(name_or_path: str, num_positions: int, folder: Path) -> None:
+def write_extended(name_or_path: str, num_positions: int, folder: Path, trust_remote_code: bool = False) -> None:
     """Write a copy of a model, and its tokenizer, whose learned position table has ``num_positions`` rows.
 
     Args:
         name_or_path: The model; its architecture is one of ``LEARNED_TABLES``.
         num_positions: More than it has.
         folder: Replaced as a whole.
+        trust_remote_code: Run Python code that comes with the model.
+
+    Raises:
+        UserError: If the model cannot be loaded or lacks weights.
     """
-    model = AutoModelForCausalLM.from_pretrained(name_or_path)
+    model = load_pretrained(name_or_path, "model.name_or_path", trust_remote_code=trust_remote_code)
     path, setting = LEARNED_TABLES[model.config.model_type]
     table = model.get_submodule(path)
     repeats = -(-num_positions // len(table.weight))
@@ -57,6 +83,6 @@ def write_extended(name_or_path: str, num_positions: int, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(name_or_path).save_pretrained(temporary)
+    AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)

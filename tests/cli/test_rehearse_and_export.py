@@ -1,14 +1,20 @@
 """`tacit train --rehearse` and `tacit export` as a user calls them."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.cli.main import main
+from pipeline.export import export_model
+from pipeline.word_tokenizer import build_word_tokenizer
 from tests.tiny import ROOT, write_recipe
 
 
@@ -19,7 +25,10 @@ def _tacit(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: Path) -> None:
     recipe = write_recipe(
-        tmp_path, engine__deepspeed="ds_configs/zero3.json", engine__precision="bf16", lora={"rank": 4}
+        tmp_path,
+        engine__deepspeed="ds_configs/zero3.json",
+        engine__precision="bf16",
+        run__output_dir=f"{tmp_path}/run/",
     )
     done = _tacit("train", "--config", str(recipe), "--rehearse", "--json")
     assert done.returncode == 0, done.stderr
@@ -35,7 +44,12 @@ def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: 
 
 
 def test_a_mistake_ends_all_ranks_of_a_rehearsal(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, lora={"rank": 4, "targets": ["no_such_layer"]})
+    tokenizer = build_word_tokenizer()
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "base"
+    )
+    model = {"name_or_path": str(tmp_path / "base"), "tokenizer": "words"}
+    recipe = write_recipe(tmp_path, model=model, lora={"rank": 4, "targets": ["no_such_layer"]})
     begin = time.monotonic()
     failed = _tacit("train", "--config", str(recipe), "--rehearse")
     assert time.monotonic() - begin < 60
@@ -108,9 +122,83 @@ def test_wrong_exports(
 
 def test_an_export_replaces_nothing_unasked(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
-    output.mkdir()
-    (output / "precious").touch()
-    assert main(["export", str(run_dir), "--output", str(output)]) == 2
-    assert "--overwrite" in capsys.readouterr().err and (output / "precious").exists()
-    assert main(["export", str(run_dir), "--output", str(output), "--overwrite"]) == 0
-    assert not (output / "precious").exists()
+    export = ["export", str(run_dir), "--output"]
+    assert main([*export, str(output)]) == 0
+    assert main([*export, str(output)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    before = (output / "model.safetensors").stat().st_mtime_ns
+    assert main([*export, str(output), "--overwrite"]) == 0
+    assert (output / "model.safetensors").stat().st_mtime_ns > before
+    # What is not an earlier export is never replaced, the run itself least of all.
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(output)
+    for other in (
+        tmp_path / "folder",
+        tmp_path / "file",
+        tmp_path / "link",
+        run_dir,
+        run_dir / "model",
+        run_dir.parent,
+    ):
+        assert main([*export, str(other), "--overwrite"]) == 2
+        assert "is not an earlier export" in capsys.readouterr().err
+    assert (tmp_path / "folder" / "precious").exists() and (run_dir / "metrics.jsonl").exists()
+    assert main([*export, str(tmp_path / "file" / "x")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_not_exported(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "step_00000014"
+    shutil.copytree(run_dir / "checkpoints" / "step_00000014", damaged)
+    path = next((damaged / "engine").glob("*.pt"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert main(["export", str(damaged), "--output", str(tmp_path / "out")]) == 2
+    assert "has other content than when it was saved" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_finite_are_not_exported(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverged = tmp_path / "diverged"
+    shutil.copytree(run_dir / "model", diverged)
+    weights = load_file(diverged / "model.safetensors")
+    weights["transformer.ln_f.weight"][:] = torch.nan
+    save_file(weights, diverged / "model.safetensors", metadata={"format": "pt"})
+    assert main(["export", str(diverged), "--output", str(tmp_path / "out")]) == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_a_wrong_file_is_seen_before_it_is_put_in_place(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = GPT2LMHeadModel.save_pretrained
+
+    def cut(model: GPT2LMHeadModel, folder: Path) -> None:
+        whole(model, folder)
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        weights["transformer.ln_f.bias"] = weights["transformer.ln_f.bias"][:3].clone()
+        save_file(weights, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(GPT2LMHeadModel, "save_pretrained", cut)
+    with pytest.raises(AssertionError, match="wrong shapes .*ln_f.bias"):
+        export_model(run_dir / "model", tmp_path / "out")
+
+    def drift(model: GPT2LMHeadModel, folder: Path) -> None:
+        whole(model, folder)
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        weights["transformer.ln_f.bias"] += 1e-3
+        save_file(weights, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(GPT2LMHeadModel, "save_pretrained", drift)
+    with pytest.raises(AssertionError, match="computes something else"):
+        export_model(run_dir / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

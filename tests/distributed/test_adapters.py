@@ -1,6 +1,7 @@
 """Full finetuning and LoRA over the ZeRO stages, QLoRA on one rank: train, save, export, reload, answer alike."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from pipeline.comparison import compare_models
 from pipeline.engine import init_distributed
 from pipeline.export import export_model, find_source
 from pipeline.modeling import load_for_inference
@@ -136,18 +138,28 @@ def test_a_resumed_lora_run_equals_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize(
-    ("ds_config", "lora"), [("zero0", {}), ("zero2", {}), ("zero3", {}), ("zero0", LORA), ("zero3", LORA)]
+    ("ds_config", "overrides"),
+    [
+        ("zero0", {}),
+        ("zero2", {}),
+        ("zero3", {"engine__precision": "bf16"}),
+        ("zero3", {"lora": LORA}),
+        ("zero2", {"lora": LORA, "engine__precision": "bf16"}),
+        ("zero0", {"lora": LORA, "model__quantization": "nf4"}),
+        ("zero0", {"lora": {**LORA, "modules_to_save": ["embed_tokens"]}}),
+    ],
 )
 def test_a_checkpoint_alone_makes_the_model_of_its_step(
-    two_ranks: RankPool, tmp_path: Path, base: str, ds_config: str, lora: dict[str, int]
+    two_ranks: RankPool, tmp_path: Path, base: str, ds_config: str, overrides: dict[str, Any]
 ) -> None:
-    config = _adapted(tmp_path, base, ds_config, lora=lora, schedule__max_steps=5, evaluation__every_stages=100)
+    config = _adapted(tmp_path, base, ds_config, schedule__max_steps=5, evaluation__every_stages=100, **overrides)
     two_ranks.run(jobs.run_training, config, False)
     checkpoint = find_source(tmp_path / "run", step=5)
     export_model(checkpoint, tmp_path / "from_checkpoint")
     export_model(tmp_path / "run" / "model", tmp_path / "from_model")  # a run without a last stage keeps its last step
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("from_checkpoint", "from_model")]
     assert weights[0].keys() == weights[1].keys()
+    assert {weight.dtype for weight in weights[0].values()} == {weight.dtype for weight in weights[1].values()}
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -168,8 +180,11 @@ def test_adapters_on_a_quantised_base_on_one_rank(tmp_path: Path, base: str, qua
         settings["bnb_4bit_compute_dtype"] = torch.bfloat16
     plain = {"quantization_config": BitsAndBytesConfig(**settings), "dtype": torch.bfloat16}
     assert _texts_of_plain_transformers(run_dir / "model", tmp_path / "validation.txt", **plain) == expected
-    model, _ = load_for_inference(run_dir / "model")
-    assert model.is_quantized
+    assert load_for_inference(run_dir / "model")[0].is_quantized
+    report = compare_models(
+        [run_dir / "model"], config.data, num_removed=None, num_examples=7, num_timed=1, batch_size=1
+    )[0]
+    assert [sample.text.rstrip() for sample in report.evaluation.samples] == expected
 
     # Merging takes the base as it was before quantisation.
     report = export_model(run_dir / "model", tmp_path / "plain")
@@ -181,6 +196,30 @@ def test_adapters_on_a_quantised_base_on_one_rank(tmp_path: Path, base: str, qua
     merged = load_file(tmp_path / "plain" / "model.safetensors")[f"{name}.weight"].float()
     assert high.any()
     torch.testing.assert_close(merged, original + 64 / 32 * high @ low, atol=2e-2, rtol=1e-2)
+
+
+def test_a_raised_limit_of_positions_stays_with_the_adapters(tmp_path: Path, base: str) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(base, short)
+    settings = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 10}))
+    config = _adapted(tmp_path, str(short), "zero0", model__num_positions=45, lora=LORA)
+    expected = _texts_of_the_model_kept(tmp_path / "run", jobs.run_training(config, False))
+    assert max(len(text.split()) for text in expected) > 3  # more than 10 positions allow
+    export_model(tmp_path / "run" / "model", tmp_path / "plain")
+    folders = [tmp_path / "run" / "model", tmp_path / "plain"]
+    for report in compare_models(folders, config.data, num_removed=None, num_examples=7, num_timed=1, batch_size=7):
+        assert [sample.text for sample in report.evaluation.samples] == expected
+
+
+def test_checkpoints_of_adapters_leave_the_base_out(tmp_path: Path, base: str) -> None:
+    sizes = {}
+    for name, lora in {"full": {}, "lora": {"rank": 1}}.items():
+        config = _adapted(tmp_path / name, base, "zero0", lora=lora, schedule__max_steps=2)
+        jobs.run_training(config, False)
+        folder = find_source(tmp_path / name / "run", step=2) / "engine"
+        sizes[name] = sum(path.stat().st_size for path in folder.iterdir())
+    assert sizes["lora"] < 0.2 * sizes["full"]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])

@@ -1,6 +1,7 @@
 """Loading a model: which attention, how many positions, and nothing missing."""
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipeline.modeling import build_model, build_model_config, load_for_inferenc
 from pipeline.modeling.attention import choose_attention
 from pipeline.modeling.lora import quantization_config
 from pipeline.modeling.positions import lacks_positions, write_extended
+from pipeline.modeling.saved import load_adapted
 from pipeline.word_tokenizer import build_word_tokenizer
 
 TOKENIZER = build_word_tokenizer()
@@ -132,6 +134,66 @@ def test_a_checkpoint_that_lacks_weights_is_refused(gpt2: ModelConfig) -> None:
         _build(gpt2)
 
 
+def test_a_longer_table_does_not_hide_weights_that_are_missing(gpt2: ModelConfig, tmp_path: Path) -> None:
+    path = Path(gpt2.name_or_path) / "model.safetensors"
+    weights = load_file(path)
+    del weights["transformer.h.0.mlp.c_fc.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 weights"):
+        write_extended(gpt2.name_or_path, 19, tmp_path / "longer")
+    assert not (tmp_path / "longer").exists()
+
+
+def test_fewer_positions_than_the_models_own_change_nothing(tmp_path: Path) -> None:
+    rotary = _saved(LlamaForCausalLM(LlamaConfig(**LLAMA)), tmp_path / "llama")
+    assert build_model_config(replace(rotary, num_positions=5), TOKENIZER).max_position_embeddings == 8
+
+
+def test_a_model_that_scales_positions_by_its_limit_keeps_it(tmp_path: Path) -> None:
+    scaled = LlamaConfig(**LLAMA, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    config = _saved(LlamaForCausalLM(scaled), tmp_path / "llama")
+    with pytest.raises(UserError, match=r"scales its positions by the limit \(dynamic\)"):
+        build_model_config(replace(config, num_positions=30), TOKENIZER)
+
+
+def test_a_base_that_is_stored_quantised_is_refused(gpt2: ModelConfig) -> None:
+    path = Path(gpt2.name_or_path) / "config.json"
+    stored = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": stored}))
+    with pytest.raises(UserError, match="is stored quantised"):
+        build_model_config(gpt2, TOKENIZER)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other shape"])
+def test_damaged_weights_are_told_in_one_line(gpt2: ModelConfig, damage: str) -> None:
+    path = Path(gpt2.name_or_path) / "model.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        weights = load_file(path)
+        weights["transformer.ln_f.weight"] = torch.ones(3)
+        save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="the model cannot be loaded") as error:
+        _build(gpt2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "lora", [{"targets": ["lm_head"]}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]}]
+)
+def test_neither_side_of_a_tie_can_be_adapted(tmp_path: Path, lora: dict[str, list[str]]) -> None:
+    tied = _saved(LlamaForCausalLM(LlamaConfig(**LLAMA, tie_word_embeddings=True)), tmp_path / "tied")
+    with pytest.raises(UserError, match="ties its output head to its embedding"):
+        _build(tied, LoraConfig(rank=2, **lora))
+    untied = _saved(LlamaForCausalLM(LlamaConfig(**LLAMA, tie_word_embeddings=False)), tmp_path / "untied")
+    _build(untied, LoraConfig(rank=2, **lora))
+
+
+def test_checkpointing_is_on_when_asked_for(gpt2: ModelConfig) -> None:
+    assert _build(replace(gpt2, gradient_checkpointing=True)).is_activation_checkpointing
+    assert not _build(gpt2).is_activation_checkpointing
+
+
 def test_adapters_begin_as_the_identity_and_freeze_the_rest(gpt2: ModelConfig) -> None:
     plain, adapted = _build(gpt2).eval(), _build(gpt2, LoraConfig(rank=2)).eval()
     ids = torch.arange(8)[None]
@@ -182,8 +244,21 @@ def test_adapters_whose_base_has_gone(gpt2: ModelConfig, tmp_path: Path) -> None
     adapters = tmp_path / "adapters"
     _build(gpt2, LoraConfig(rank=2)).save_pretrained(adapters)
     AnswerSpec(FormatConfig(), 0, False, "left", "token", False, 5).save(adapters)
+    TOKENIZER.save_pretrained(adapters)
+    load_for_inference(adapters)
+    GPT2LMHeadModel(GPT2Config(**{**GPT2, "n_embd": 32})).save_pretrained(tmp_path / "wider")
+    with pytest.raises(UserError, match="do not fit their base"):
+        load_adapted(adapters, base=str(tmp_path / "wider"))
+    path = adapters / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file(dict(list(weights.items())[1:]), path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="is another model than the adapters were trained on"):
+        load_for_inference(adapters)
     Path(gpt2.name_or_path).rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="the model could not be loaded"):
+    with pytest.raises(UserError, match="base of the adapters .* the model cannot be loaded"):
+        load_for_inference(adapters)
+    (adapters / "adapter_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="the adapters cannot be read"):
         load_for_inference(adapters)
 
 

@@ -1,0 +1,46 @@
+"""Loads weights that must be whole; what is wrong with them is said in one line."""
+
+import os
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pipeline.errors import UserError
+
+# What names, folders and files raise that are not there, damaged, or do not fit together.
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+
+
+def load_pretrained(name: str, field: str, **settings: Any) -> PreTrainedModel:
+    """Return a model with every weight of its own.
+
+    Args:
+        name: Hub name or folder; a folder of adapters gives their base with the adapters on it.
+        field: What the user calls it, for messages.
+        settings: For Transformers' ``from_pretrained``.
+
+    Raises:
+        UserError: If it cannot be loaded or lacks weights.
+    """
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **settings)
+    except (*LOADING_ERRORS, ImportError) as error:
+        raise UserError(f"{field} ({name}): the model cannot be loaded ({first_line(error)}); check it.") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{field} ({name}) lacks {len(missing)} weights, such as {missing[0]}; give a complete checkpoint."
+        )
+    return model
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line."""
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def this_device() -> str:
+    """Return where this rank loads what DeepSpeed does not move: its GPU, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
