@@ -455,3 +455,27 @@ def test_unreadable_recipes_are_the_users_mistake(tmp_path: Path, content: bytes
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora": {"alpha": 8}}, "lora.alpha (8) is set, but lora.rank is not"),
+        ({"lora": {"targets": ["q_proj"]}}, "lora.targets (['q_proj']) is set, but lora.rank is not"),
+        ({"model": {"name_or_path": "gpt2", "quantization": "nf4"}}, "model.quantization (nf4) freezes the model"),
+        ({"lora": {"rank": 4, "dropout": 1.0}}, "lora.dropout (1.0) must be in [0, 1)"),
+        ({"lora": {"rank": 0}}, "lora.rank (0) must be at least 1"),
+    ],
+)
+def test_adapters_and_their_base(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(Path(write_recipe(tmp_path, least_recipe() | settings)))
+    assert message in str(error.value)
+
+
+def test_adapters_and_more_positions_need_a_trained_model(tmp_path: Path) -> None:
+    model = {"from_scratch": {"model_type": "gpt2"}, "tokenizer": "words", "num_positions": 9}
+    with pytest.raises(UserError) as error:
+        load_config(Path(write_recipe(tmp_path, least_recipe() | {"model": model, "lora": {"rank": 4}})))
+    assert "lora.rank (4) needs trained weights" in str(error.value)
+    assert "model.num_positions (9) is for a trained model" in str(error.value)

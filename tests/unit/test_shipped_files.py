@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAPER_RECIPES = [path for path in RECIPES if re.match("multiplication_|gsm8k_", path.name)]
 # Options of commands that have no recipe.
-OTHER_OPTIONS = {"config", "resume", "print_config", "help", "model", "data"}
+OTHER_OPTIONS = {"config", "resume", "rehearse", "output", "print_config", "help", "model", "data"}
 OTHER_OPTIONS |= {"input", "output_dir", "digits", "num_train", "num_validation", "gpus", "lengths"}
 # Weights of the published models.
 NUM_WEIGHTS = {
