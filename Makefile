@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CODE := pipeline tests launchers
+CODE := pipeline tests launchers benchmarks
 
 # GSM8K's own training rows: a file, or the name on the Hub.
 GSM8K ?= openai/gsm8k:main

@@ -1,5 +1,8 @@
 """A run small enough for a test: 2x2-digit multiplication on the real path, with a GPT-2 of some thousand weights."""
 
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +69,20 @@ def write_recipe(folder: Path, **overrides: Any) -> Path:
 def tiny_config(folder: Path, **overrides: Any) -> Config:
     """Return the configuration of ``write_recipe``."""
     return load_config(write_recipe(folder, **overrides))
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def shell_environment(**variables: str) -> dict[str, str]:
+    """Return what a user's shell would hand to a command, with this environment's programs first.
+
+    A run inside the test process leaves its rank in ``os.environ``; no later command may take it for its own.
+    """
+    of_a_run = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in of_a_run}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **variables}

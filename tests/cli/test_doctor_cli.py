@@ -1,18 +1,17 @@
 """`tacit doctor` through the shell: table, JSON, exit codes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.tiny import ROOT, write_recipe
+from tests.tiny import ROOT, shell_environment, write_recipe
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", "doctor", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=shell_environment(**environment)
     )
 
 

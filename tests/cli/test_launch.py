@@ -1,17 +1,18 @@
 """Training and evaluation as a user starts them: through the shell, and through DeepSpeed's launcher on two ranks."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT, write_recipe
+from tests.tiny import ROOT, free_port, shell_environment, write_recipe
 
 LAUNCHER = [
     str(Path(sys.executable).parent / "deepspeed"),
+    "--master_port",
+    str(free_port()),
     "--num_gpus",
     "2",
     "--no_local_rank",
@@ -22,9 +23,7 @@ TACIT = [sys.executable, "-m", "pipeline"]
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    # The launcher starts `python` by name, so the one of this environment must come first.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = shell_environment(PYTHONPATH=str(ROOT))
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False)
 
 

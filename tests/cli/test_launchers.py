@@ -37,7 +37,8 @@ class StandIns:
         for name in ("deepspeed", "torchrun", "python", "scontrol", "srun"):
             (folder / name).write_text(SRUN if name == "srun" else RECORD)
             (folder / name).chmod(0o755)
-        self.variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "STAND_INS": str(folder)}
+        # Not what this process has: libraries that tests import set variables that a launcher would pass on.
+        self.variables = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "STAND_INS": str(folder)}
 
     def run(self, script: str, *arguments: str, cwd: Path = ROOT, **variables: str) -> tuple[int, str]:
         """Run a launcher; returns its exit code and stderr."""

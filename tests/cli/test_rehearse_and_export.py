@@ -15,12 +15,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.cli.main import main
 from pipeline.export import export_model
 from pipeline.word_tokenizer import build_word_tokenizer
-from tests.tiny import ROOT, write_recipe
+from tests.tiny import ROOT, shell_environment, write_recipe
 
 
 def _tacit(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False)
+    environment = shell_environment()
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, check=False)
 
 
 def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import load_config
 from pipeline.records import write_records
 from pipeline.tasks import Multiplication, generate_splits
-from tests.tiny import ROOT
+from tests.tiny import ROOT, shell_environment
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,8 @@ def test_a_recipe_rehearses(tmp_path: Path, recipe: str, architecture: str) -> N
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     path = ROOT / "recipes" / f"{recipe}.yaml"
     command = [sys.executable, "-m", "pipeline", "train", "--config", str(path), *options, "--rehearse", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=580, check=False)
+    environment = shell_environment()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (

@@ -2,11 +2,12 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from tests.tiny import free_port
 
 SECONDS_PER_JOB = 180
 
@@ -16,9 +17,7 @@ class RankPool:
 
     def __init__(self, num_ranks: int) -> None:
         context = multiprocessing.get_context("spawn")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self._connections: list[Connection] = []
         self._processes = []
         for rank in range(num_ranks):

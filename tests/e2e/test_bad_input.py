@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pipeline.cli.main import main
 from pipeline.word_tokenizer import build_word_tokenizer
-from tests.tiny import ROOT, write_recipe
+from tests.tiny import ROOT, free_port, shell_environment, write_recipe
 
 SECONDS_TO_END = 30
 LORA = {"rank": 2}
@@ -188,14 +188,14 @@ def test_on_two_ranks_one_tells_the_mistake_and_all_end(tmp_path: Path, mistake:
     if mistake == "too few positions":
         arguments += ["--model.from_scratch.n_positions", "19"]
     launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--no_local_rank"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    launcher += ["--master_port", str(free_port())]
     process = subprocess.Popen(
         [*launcher, "--module", "pipeline", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        env=shell_environment(PYTHONPATH=str(ROOT)),
         start_new_session=True,
     )
     deadline = threading.Timer(180, os.killpg, (process.pid, signal.SIGKILL))

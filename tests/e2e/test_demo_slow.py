@@ -1,21 +1,20 @@
 """The whole demo, as `make demo` runs it, with another seed than the one its settings were watched with last."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT
+from tests.tiny import ROOT, shell_environment
 
 SEED = "1"
 
 
 @pytest.mark.slow
 def test_the_demo_internalizes_its_chain_of_thought(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = shell_environment()
     environment.pop("OMP_NUM_THREADS", None)
     subprocess.run([str(ROOT / "launchers" / "demo.sh"), SEED, str(tmp_path)], cwd=ROOT, env=environment, check=True)
     runs = tmp_path / "runs"

@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT
+from tests.tiny import ROOT, free_port, shell_environment
 
 LAUNCHERS = ROOT / "launchers"
 TWO_HOSTS = ROOT / "tests" / "launch" / "two_hosts.sh"
@@ -27,7 +26,7 @@ def needs_root_and(*programs: str) -> pytest.MarkDecorator:
 def environment(**variables: str) -> dict[str, str]:
     """Return this process's variables, its Python first on the PATH, and others on top."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], SBIN])
-    return {**os.environ, "PATH": path, "MASTER_PORT": str(_free_port()), **variables}
+    return shell_environment(PATH=path, MASTER_PORT=str(free_port()), **variables)
 
 
 def run(*command: str | Path, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -58,9 +57,3 @@ def assert_same(found: list[tuple[int, float, float]], expected: list[tuple[int,
     differences = [abs(a - b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True)]
     print(f"largest difference over {len(found)} steps: {max(differences)}; loss {found[0][1]} to {found[-1][1]}")
     assert max(differences) <= 1e-6
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
