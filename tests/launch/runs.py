@@ -26,7 +26,7 @@ def needs_root_and(*programs: str) -> pytest.MarkDecorator:
 def environment(**variables: str) -> dict[str, str]:
     """Return this process's variables, its Python first on the PATH, and others on top."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], SBIN])
-    return shell_environment(PATH=path, MASTER_PORT=str(free_port()), **variables)
+    return shell_environment(**{"PATH": path, "MASTER_PORT": str(free_port()), **variables})
 
 
 def run(*command: str | Path, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
