@@ -104,6 +104,22 @@ def test_a_recipe_of_the_paper_plans_as_its_head_says(
     assert stages[-1]["max_steps"] / per_epoch == pytest.approx(after, abs=0.01)
 
 
+@pytest.mark.parametrize("name", ["demo", "smollm2_gsm8k_cpu", "your_data"])
+def test_the_other_recipes_plan_as_well(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))
+    own_model = [] if name == "demo" else ["--model.name_or_path", str(tmp_path)]  # the demo's is from scratch
+    arguments = ["--config", str(ROOT / "recipes" / f"{name}.yaml"), *own_model, "--lengths", "1000,14,12,3"]
+    assert main(["plan", *arguments, "--gpus", "2", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert len(planned["stages"]) >= 2 and planned["peak_bytes"] > 0
+
+
+def test_every_recipe_is_planned() -> None:
+    others = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {path.stem for path in PAPER_RECIPES}
+    assert others == {"demo", "smollm2_gsm8k_cpu", "your_data"}
+
+
 def test_training_every_weight_of_mistral_needs_more_than_one_24_gb_card(capsys: pytest.CaptureFixture[str]) -> None:
     recipe, architecture = (ROOT / "recipes" / name for name in ("gsm8k_mistral_7b.yaml", "architectures/mistral-7b"))
     planned = plan(capsys, recipe, architecture, num_gpus=1)
