@@ -13,6 +13,10 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+# Early releases of Python 3.11 (Debian 12 has 3.11.2) pickle an enumeration as a call of getattr, which is not safe
+# to load. By its value it is.
+ZeroStageEnum.__reduce_ex__ = lambda stage, protocol: (ZeroStageEnum, (stage.value,))
+
 TAG = "engine"  # DeepSpeed's name for the one state that a checkpoint of ours holds
 FORCE_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
