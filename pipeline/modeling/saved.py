@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -68,7 +69,7 @@ def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> Peft
     model = load_pretrained(name, f"{folder}: base of the adapters", **settings)
     allow_positions(model.config, load_spec(folder).num_positions)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)  # in the type trained in
+        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
         expected = {key: tensor.shape for key, tensor in get_peft_model_state_dict(adapted).items()}
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the adapters do not fit their base {name} ({first_line(error)}).") from error
@@ -76,7 +77,15 @@ def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> Peft
     if expected != found:
         differing = sorted({*expected.items()} ^ {*found.items()})[0][0]
         raise UserError(f"{folder}: {name} is another model than the adapters were trained on ({differing}).")
+    _cast_adapters(adapted, next(iter(weights.values())).dtype)
     return adapted
+
+
+def _cast_adapters(model: PeftModel, dtype: torch.dtype) -> None:
+    """Give adapters the type that they were trained in: on a quantised base peft makes them fp32."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:

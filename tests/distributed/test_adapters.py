@@ -69,6 +69,9 @@ def _texts_of_plain_transformers(folder: Path, data: Path, **settings: Any) -> l
     """What Transformers alone generates for the evaluated rows."""
     model = AutoModelForCausalLM.from_pretrained(folder, **settings)
     keep_quantization_exact(model)  # on a CPU that would repack 4-bit weights; a GPU has no such thing
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # peft makes them fp32 on a quantised base; training was in the model's type
+            parameter.data = parameter.data.to(model.dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = []
     for line in data.read_text().splitlines()[:7]:
