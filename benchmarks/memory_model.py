@@ -278,7 +278,12 @@ def run_rank(case: Case, folder: Path) -> dict[str, Any]:
     for step in range(NUM_STEPS):
         sampler.phase = f"step {step}"
         batch = StepBatch(
-            step, [micro_batch] * case.micro_batches, num_rows * case.labels, num_rows, num_rows * case.length
+            step,
+            [micro_batch] * case.micro_batches,
+            num_label_tokens=num_rows * case.labels,
+            num_rows=num_rows,
+            num_tokens=num_rows * case.length,
+            sum_of_squares=num_rows * case.length**2,
         )
         engine.train_step(batch, 1e-5)
     sampler.stop()
@@ -291,7 +296,7 @@ def predict(case: Case, folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     from pipeline.config import LoraConfig, OptimConfig
-    from pipeline.plan.fake_model import build_fake_model
+    from pipeline.modeling.fake_model import build_fake_model
     from pipeline.plan.memory import Placement, memory_by_phase
     from pipeline.plan.trace import trace_micro_batch
     from pipeline.plan.zero import zero_settings

@@ -5,7 +5,8 @@ then laid out in micro-batches: rows of like length together, at most ``micro_ba
 same number of micro-batches on every rank. The layout never changes the loss, only how much is computed at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,8 @@ class StepBatch:
     """Rows of the global batch."""
     num_tokens: int
     """Unpadded tokens of the global batch."""
+    sum_of_squares: int
+    """Of its row lengths: what attention costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +178,20 @@ class StepDataset(Dataset):
             num_label_tokens=sum(len(row.input_ids) - row.label_start for row in rows),
             num_rows=len(rows),
             num_tokens=sum(lengths),
+            sum_of_squares=sum(length**2 for length in lengths),
         )
 
 
 def build_dataloader(dataset: StepDataset, steps: range) -> DataLoader:
     """Return a loader of this rank's ``StepBatch`` for each optimizer step in ``steps``, all of the dataset's epoch."""
     return DataLoader(dataset, sampler=steps, batch_size=None)
+
+
+def prepared_ahead(batches: Iterable[StepBatch]) -> Iterator[StepBatch]:
+    """Yield batches, each prepared in a thread while the one before it is trained on."""
+    iterator = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, iterator, None)
+        while (batch := ahead.result()) is not None:
+            ahead = thread.submit(next, iterator, None)
+            yield batch

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.batching import RemovalRule, StepBatch, StepDataset, build_dataloader, steps_per_epoch
+from pipeline.batching import RemovalRule, StepBatch, StepDataset, build_dataloader, prepared_ahead, steps_per_epoch
 from pipeline.config import Config
 from pipeline.engine import Engine, StepMetrics
 from pipeline.examples import ExampleSet
@@ -162,7 +162,7 @@ class StageController:
                 rank=rank(),
                 num_ranks=world_size(),
             )
-            for batch in build_dataloader(dataset, range(self.step, end)):
+            for batch in prepared_ahead(build_dataloader(dataset, range(self.step, end))):
                 yield batch
                 if self._current_stage() != self.stage:
                     return

@@ -4,30 +4,71 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from pipeline.batching import IGNORE_INDEX, MicroBatch
+from pipeline.batching import MicroBatch
+from pipeline.packing import packed_inputs, padded_inputs, targets
+
+CHUNK_NUMEL = 2**22  # logits turned into fp32 at once
 
 
 def token_loss_sum(
-    model: Callable[..., Any], micro_batch: MicroBatch, device: torch.device
+    model: Callable[..., Any], micro_batch: MicroBatch, device: torch.device, *, packed: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed cross-entropy of a micro-batch's label tokens, and how many argmaxes are right.
 
     Logits are computed only at positions that predict a label. A micro-batch without labels gives 0, and takes part in
     the backward pass with zero gradients.
+
+    Args:
+        model: What is called with the inputs.
+        micro_batch: Right-padded rows.
+        device: Where the model computes.
+        packed: Whether the rows go in without their padding; the model's attention must know how to.
     """
-    labels = micro_batch.labels[:, 1:].to(device)
-    predicts = torch.zeros_like(micro_batch.labels, dtype=torch.bool, device=device)  # (batch, seq)
-    predicts[:, :-1] = labels != IGNORE_INDEX
-    logits = model(
-        input_ids=micro_batch.input_ids.to(device),
-        attention_mask=micro_batch.attention_mask.to(device),
-        position_ids=micro_batch.position_ids.to(device),
-        logits_to_keep=predicts,
-        use_cache=False,
-    ).logits  # (num_labels, vocab)
-    targets = labels[labels != IGNORE_INDEX]
-    logits = logits.reshape(-1, logits.shape[-1]).float()
-    loss_sum = functional.cross_entropy(logits, targets, reduction="sum") if len(targets) else logits.sum()
-    return loss_sum, (logits.argmax(-1) == targets).sum()
+    inputs = packed_inputs(micro_batch) if packed else padded_inputs(micro_batch)
+    on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+    logits = model(**on_device, use_cache=False).logits
+    return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets(micro_batch).to(device))
+
+
+def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of -log p(label) in fp32, and how many argmaxes are the label.
+
+    Logits are turned into log-probabilities a chunk at a time, and their gradient is written over them: with a large
+    vocabulary they are the largest tensor of a step, and this holds one of it where cross_entropy holds three.
+
+    Args:
+        logits: (num_labels, vocab); used up by the backward pass.
+        labels: (num_labels,).
+    """
+    loss_sum, num_correct = _SummedCrossEntropy.apply(logits, labels)
+    return loss_sum, num_correct
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normalizers = logits.new_empty(len(logits), dtype=torch.float32)
+        num_correct = torch.zeros((), dtype=torch.long, device=logits.device)
+        for begin, chunk in _chunks(logits):
+            normalizers[begin : begin + len(chunk)] = chunk.float().logsumexp(-1)
+            num_correct += (chunk.argmax(-1) == labels[begin : begin + len(chunk)]).sum()
+        picked = logits.gather(-1, labels[:, None])[:, 0].float()
+        ctx.save_for_backward(logits, labels, normalizers)
+        ctx.mark_non_differentiable(num_correct)
+        return (normalizers - picked).sum(), num_correct
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, labels, normalizers = ctx.saved_tensors
+        for begin, chunk in _chunks(logits):
+            rows = slice(begin, begin + len(chunk))
+            gradient = (chunk.float() - normalizers[rows, None]).exp_()
+            gradient.scatter_add_(-1, labels[rows, None], gradient.new_full((len(chunk), 1), -1.0))
+            chunk.copy_(gradient.mul_(grad_loss))
+        return logits, None
+
+
+def _chunks(logits: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+    num_rows = max(1, CHUNK_NUMEL // logits.shape[-1])
+    return [(begin, logits[begin : begin + num_rows]) for begin in range(0, len(logits), num_rows)]

@@ -15,9 +15,11 @@ from pipeline.engine import Engine, build_engine
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
 from pipeline.modeling import build_model, build_model_config
+from pipeline.modeling.fake_model import build_fake_model
 from pipeline.modeling.positions import lacks_positions, write_extended
 from pipeline.ranks import from_rank_zero, on_rank_zero
 from pipeline.run_dir import EXTENDED
+from pipeline.throughput import Throughput, peak_flops
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ def prepare_engine(
         UserError: If model or engine cannot be built, or are too small for the rows.
     """
     num_positions = positions_needed(config, examples, validation)
-    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    dtype = _dtype(config)
     model = _with_positions(config.model, tokenizer, Path(config.run.output_dir), num_positions)
     hidden_size = build_model_config(model, tokenizer).hidden_size
     end_id, seed = examples.layout.end_id, config.run.seed
@@ -113,7 +115,21 @@ def prepare_engine(
         config.run.seed,
         # Partitioned while it is drawn at random, a model would have other weights than without ZeRO-3.
         partitions_on_load=config.model.from_scratch is None,
+        padding_free=config.model.padding_free,
     )
+
+
+def make_throughput(config: Config, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Throughput:
+    """Return what measures the run's speed; an architecture that comes with its own code has no known FLOPs."""
+    size = None
+    if not config.model.trust_remote_code:
+        model_config = build_model_config(config.model, tokenizer)
+        size = build_fake_model(model_config, config.model, config.lora, _dtype(config)).size
+    return Throughput(size, peak_flops(device, _dtype(config)))
+
+
+def _dtype(config: Config) -> torch.dtype:
+    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
 
 
 def _with_positions(

@@ -20,6 +20,7 @@ from pipeline.controller import StageController
 from pipeline.engine import StepMetrics
 from pipeline.ranks import rank, world_size
 from pipeline.schedule import Stage
+from pipeline.throughput import Throughput
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "bitsandbytes", "datasets", "tokenizers", "numpy")
 SECONDS_BETWEEN_LINES = 10  # where there is no terminal to draw a bar on
@@ -31,12 +32,14 @@ class Recorder:
     Speed is measured over the time since the row before, evaluations left out.
     """
 
-    def __init__(self, run_dir: Path, config: Config, num_removed_at_end: int, num_steps_done: int) -> None:
-        self._run_dir, self._log_every = run_dir, config.run.log_every
+    def __init__(
+        self, run_dir: Path, config: Config, throughput: Throughput, num_removed_at_end: int, num_steps_done: int
+    ) -> None:
+        self._run_dir, self._log_every, self._throughput = run_dir, config.run.log_every, throughput
         self._num_removed_at_end = num_removed_at_end
         self._active = rank() == 0
-        self._rows = self._tokens = 0
-        self._since = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._mfu = ""
         if not self._active:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -62,15 +65,15 @@ class Recorder:
         self, controller: StageController, stage: Stage, lr: float, metrics: StepMetrics, batch: StepBatch
     ) -> None:
         """Record the step just done; a row is written every ``log_every`` steps and at a stage's first."""
-        self._rows += batch.num_rows
-        self._tokens += batch.num_tokens
         if not self._active:
             return
+        self._throughput.add(batch)
         step = controller.step
         self._show(step, controller.num_steps, stage, metrics)
         if step % self._log_every and step != stage.first_step + 1:
             return
-        seconds = time.monotonic() - self._since
+        rates = self._throughput.rates()
+        self._mfu = "" if rates["mfu"] is None else f"  MFU {rates['mfu']:.0%}"
         self.write(
             "train",
             step=step,
@@ -82,11 +85,9 @@ class Recorder:
             token_accuracy=metrics.token_accuracy,
             lr=lr,
             grad_norm=metrics.grad_norm,
-            tokens_per_second=round(self._tokens / seconds, 1),
-            examples_per_second=round(self._rows / seconds, 2),
             memory_mib=_peak_memory_mib(),
+            **rates,
         )
-        self.restart_clock()
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one row to metrics.jsonl."""
@@ -107,7 +108,7 @@ class Recorder:
 
     def restart_clock(self) -> None:
         """Begin to measure speed anew."""
-        self._since, self._rows, self._tokens = time.monotonic(), 0, 0
+        self._throughput.restart()
 
     def __enter__(self) -> "Recorder":
         return self
@@ -120,7 +121,7 @@ class Recorder:
 
     def _show(self, step: int, num_steps: int | None, stage: Stage, metrics: StepMetrics) -> None:
         removed = f"{stage.num_removed}/{self._num_removed_at_end} removed"
-        text = f"stage {stage.index}  {removed}  loss {metrics.loss:.4f}"
+        text = f"stage {stage.index}  {removed}  loss {metrics.loss:.4f}{self._mfu}"
         if self._console.is_terminal:
             # An adaptive run does not know its length; its bar counts removed units until it does.
             done, total = (step, num_steps) if num_steps else (stage.num_removed, self._num_removed_at_end)

@@ -13,7 +13,7 @@ from pipeline.engine import init_distributed
 from pipeline.errors import UserError
 from pipeline.keeper import Keeper
 from pipeline.modeling import build_model_config, build_tokenizer
-from pipeline.preparation import check_files, check_keep_stages, load_data, prepare_engine
+from pipeline.preparation import check_files, check_keep_stages, load_data, make_throughput, prepare_engine
 from pipeline.recorder import Recorder
 from pipeline.run_dir import check_run_dir, clear_run_dir
 
@@ -62,7 +62,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     saved = load_checkpoint(run_dir / "checkpoints", engine) if resume else None
     if saved:
         controller.restore(saved["step"], saved["controller"])
-    with Recorder(run_dir, config, controller.num_removed_at_end, controller.step) as recorder:
+    throughput = make_throughput(config, tokenizer, engine.device)
+    with Recorder(run_dir, config, throughput, controller.num_removed_at_end, controller.step) as recorder:
         keeper = Keeper(run_dir, config, engine, controller, recorder, tokenizer, examples, validation)
         if saved:
             keeper.restore(saved["keeper"])

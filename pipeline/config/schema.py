@@ -67,6 +67,8 @@ class ModelConfig:
     """Tokenizer name or folder; empty takes the model's own; ``words`` is the built-in one for the synthetic tasks."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """Attention kernel; ``auto`` takes flash_attention_2 where a GPU and the package allow it, else sdpa."""
+    padding_free: bool = True
+    """Leave padding out of all that is computed in training, where the architecture allows that."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     num_positions: int | None = None

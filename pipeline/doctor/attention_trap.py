@@ -18,7 +18,8 @@ from pipeline.decoding import Prompt, greedy_decode
 from pipeline.doctor.finding import Finding
 from pipeline.layout import Row, SequenceLayout, assemble_prompt, assemble_row
 from pipeline.loss import token_loss_sum
-from pipeline.modeling.attention import choose_attention
+from pipeline.modeling.attention import choose_attention, packs
+from pipeline.modeling.packed_attention import PACKED_SDPA
 from pipeline.removal import CoTExample
 
 VOCABULARY_SIZE = 16
@@ -72,7 +73,7 @@ def check_gap(kernel: str, dtype: torch.dtype) -> list[Finding]:
         kernel: The kernel that a run would compute with.
         dtype: The type it would compute in.
     """
-    runs = [(name, "cpu", torch.float32) for name in ("sdpa", "eager")]
+    runs = [(name, "cpu", torch.float32) for name in (PACKED_SDPA, "sdpa", "eager")]
     if torch.cuda.is_available():
         runs.append((kernel, "cuda", dtype))
     cut = []
@@ -112,7 +113,8 @@ def loss_error(model: PreTrainedModel, call: Callable[..., Any]) -> float:
         call: What the training loss calls; the model itself, unless a test breaks it.
     """
     rows = [assemble_row(example, LAYOUT, SHIFT) for example in EXAMPLES]
-    loss = token_loss_sum(call, collate(rows, LAYOUT), model.device)[0].item()
+    packed = packs(model.config._attn_implementation, type(model), model.config)
+    loss = token_loss_sum(call, collate(rows, LAYOUT), model.device, packed=packed)[0].item()
     by_hand = sum(_loss_by_hand(model, row) for row in rows)
     return abs(loss - by_hand) / by_hand
 

@@ -22,6 +22,7 @@ def build_engine(
     seed: int,
     *,
     partitions_on_load: bool,
+    padding_free: bool = True,
 ) -> Engine:
     """Put a model under DeepSpeed, with AdamW.
 
@@ -33,6 +34,7 @@ def build_engine(
         seed: Seeds dropout.
         partitions_on_load: Under ZeRO-3, whether weights are shared out while ``make_model`` loads them, so that no
             rank ever holds the whole model.
+        padding_free: Whether rows go into the model without padding, where its attention allows that.
 
     Raises:
         UserError: If the DeepSpeed JSON is at fault.
@@ -50,7 +52,7 @@ def build_engine(
         raise UserError(
             f"engine.deepspeed ({config.deepspeed}): DeepSpeed refuses it ({reason}); correct it."
         ) from error
-    engine = Engine(ds_engine, optimizer, seed)
+    engine = Engine(ds_engine, optimizer, seed, padding_free=padding_free)
     # With bf16 and no ZeRO, DeepSpeed allocates the moments by a step on zero gradients, which counts as the first.
     engine.reset_optimizer_state()
     return engine

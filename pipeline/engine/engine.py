@@ -15,6 +15,7 @@ from pipeline.batching import StepBatch
 from pipeline.engine.optimizer import reset_state
 from pipeline.engine.saved_state import TAG, SafeCheckpointEngine
 from pipeline.loss import token_loss_sum
+from pipeline.modeling.attention import packs
 from pipeline.ranks import rank, world_size
 
 
@@ -33,8 +34,10 @@ class StepMetrics:
 class Engine:
     """A model and its optimizer under DeepSpeed."""
 
-    def __init__(self, ds_engine: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    def __init__(self, ds_engine: Any, optimizer: torch.optim.Optimizer, seed: int, *, padding_free: bool) -> None:
         self._ds = ds_engine
+        config = self.model.config
+        self._packs_rows = padding_free and packs(config._attn_implementation, type(self.model), config)
         self._ds.checkpoint_engine = SafeCheckpointEngine()
         self._base_optimizer = optimizer
         self._seed = seed
@@ -72,7 +75,7 @@ class Engine:
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for i, micro_batch in enumerate(batch.micro_batches):
             self._ds.set_gradient_accumulation_boundary(i == len(batch.micro_batches) - 1)
-            loss_sum, num_correct = token_loss_sum(self._ds, micro_batch, self.device)
+            loss_sum, num_correct = token_loss_sum(self._ds, micro_batch, self.device, packed=self._packs_rows)
             # DeepSpeed averages gradients over ranks; the factor makes that a sum.
             scaled = loss_sum * (world_size() / batch.num_label_tokens)
             self._ds.backward(scaled, scale_wrt_gas=False)

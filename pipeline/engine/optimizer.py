@@ -26,7 +26,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig
 
         warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page out
         return PagedAdamW8bit(parameters, **settings)
-    return torch.optim.AdamW(parameters, **settings)
+    return torch.optim.AdamW(parameters, fused=True, **settings)
 
 
 def reset_state(optimizer: torch.optim.Optimizer) -> None:

@@ -3,7 +3,9 @@
 import importlib.util
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline.modeling.packed_attention import PACKED_SDPA, PACKING, can_pack
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -31,3 +33,13 @@ def choose_attention(wanted: str, dtype: torch.dtype, model_class: type[PreTrain
     if getattr(model_class, "_supports_sdpa", False):
         return "sdpa", why_not
     return "eager", f"{why_not}; no sdpa: the architecture lacks it"
+
+
+def padding_free(kernel: str, model_class: type[PreTrainedModel], config: PretrainedConfig) -> str:
+    """Return the attention by which a kernel takes rows without padding; the kernel itself where none does."""
+    return PACKED_SDPA if kernel == "sdpa" and can_pack(model_class, config) else kernel
+
+
+def packs(attention: str, model_class: type[PreTrainedModel], config: PretrainedConfig) -> bool:
+    """Return whether a model that was built with an attention takes packed rows."""
+    return attention in PACKING and can_pack(model_class, config)

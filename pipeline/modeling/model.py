@@ -18,7 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
-from pipeline.modeling.attention import choose_attention
+from pipeline.modeling.activation import fuse_gelu
+from pipeline.modeling.attention import choose_attention, packs, padding_free
 from pipeline.modeling.lora import (
     ADAPTER_CONFIG,
     add_adapters,
@@ -75,8 +76,11 @@ def build_model(
     """
     model_config = build_model_config(config, tokenizer)
     check_size(model_config, tokenizer, num_positions)
-    attention, why = choose_attention(config.attention, dtype, _model_class(model_config))
-    logger.info("attention: %s (%s)", attention, why)
+    model_class = _model_class(model_config)
+    kernel, why = choose_attention(config.attention, dtype, model_class)
+    attention = padding_free(kernel, model_class, model_config) if config.padding_free else kernel
+    without = "without" if config.padding_free and packs(attention, model_class, model_config) else "with"
+    logger.info("attention: %s, %s padding (%s)", kernel, without, why)
     if config.from_scratch is None:
         model = _load(config, model_config, dtype, attention)
     else:
@@ -87,6 +91,7 @@ def build_model(
             raise UserError(
                 f"model.from_scratch: the model cannot be built ({first_line(error)}); correct it."
             ) from error
+    fuse_gelu(model)
     if lora.rank is not None:
         add_adapters(model, lora, seed)
     if config.gradient_checkpointing:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import load_spec
 from pipeline.errors import UserError
+from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.lora import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -42,6 +43,7 @@ def load_for_inference(
         keep_quantization_exact(model)
     else:
         model = load_pretrained(str(folder), "model folder", **settings)
+    fuse_gelu(model)  # as in training: rounding in bf16 differs
     return model.eval(), load_tokenizer(folder, trust_remote_code)
 
 

@@ -7,7 +7,7 @@ unfused_optimizer.py for ZeRO-0, stage_1_and_2.py, stage3.py and partitioned_par
 import math
 from dataclasses import dataclass, fields
 
-from pipeline.plan.fake_model import ModelSize
+from pipeline.modeling.fake_model import ModelSize
 from pipeline.plan.trace import MicroBatchTrace, Peak
 from pipeline.plan.zero import DEFAULT_BUCKET, ZeroSettings
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.batching import steps_per_epoch
 from pipeline.config import Config
+from pipeline.flops import training_flops
 from pipeline.plan.advice import CARDS, CardAdvice, advise, needs
-from pipeline.plan.flops import training_flops
 from pipeline.plan.memory import Memory
 from pipeline.plan.planner import LargestMicroBatch, Planner
 from pipeline.plan.stages import StagePlan, steps_of_course

@@ -9,7 +9,7 @@ from pipeline.batching import plan_micro_batches, steps_per_epoch
 from pipeline.config import Config
 from pipeline.ds_config import check_suits_quantization
 from pipeline.errors import UserError
-from pipeline.plan.fake_model import FakeModel, ModelSize, build_fake_model, with_positions
+from pipeline.modeling.fake_model import FakeModel, ModelSize, build_fake_model, with_positions
 from pipeline.plan.lengths import RowLengths
 from pipeline.plan.memory import Memory, Placement, host_bytes, memory_by_phase
 from pipeline.plan.stages import StagePlan, plan_stages

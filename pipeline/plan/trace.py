@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pipeline.plan.fake_model import FakeModel
+from pipeline.loss import summed_cross_entropy
+from pipeline.modeling.attention import packs
+from pipeline.modeling.fake_model import FakeModel
 from pipeline.plan.live_bytes import LiveBytes
 
 ACTIVATIONS, LOGITS = "activations", "logits"
@@ -98,11 +100,9 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
     """
     recorder = _Recorder(num_rows * num_labels * model.size.vocabulary_size)
     with model.mode:
-        inputs = _inputs(num_rows, row_length)
-        # token_loss_sum picks the positions with a mask, whose values a fake tensor lacks; the sizes are the same.
-        positions = torch.arange(row_length - num_labels, row_length) - 1
-        targets = torch.zeros(num_rows * num_labels, dtype=torch.long)
         module = model.module
+        inputs = _training_inputs(module, num_rows, row_length, num_labels)
+        targets = torch.zeros(num_rows * num_labels, dtype=torch.long)
         live = LiveBytes(recorder.kind_of, [*module.parameters(), *module.buffers()], recorder.record)
         hooks = [
             parameter.register_post_accumulate_grad_hook(lambda weight: recorder.take_gradient(live, weight))
@@ -110,21 +110,35 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
             if parameter.requires_grad
         ]
         with live, _NoAttentionDropout():
-            _loss(module, inputs, positions, targets).backward()
+            _loss(module, inputs, targets).backward()
         for hook in hooks:
             hook.remove()
     return MicroBatchTrace(recorder.before, recorder.after, recorder.gathering)
 
 
-def _loss(
-    model: torch.nn.Module, inputs: dict[str, torch.Tensor], positions: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
+def _loss(model: torch.nn.Module, inputs: dict[str, Any], targets: torch.Tensor) -> torch.Tensor:
     """Do as ``token_loss_sum`` does, and let go of the logits where it does."""
-    logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits
-    logits = logits.reshape(-1, logits.shape[-1]).float()  # (num_rows * num_labels, vocab)
-    loss_sum = functional.cross_entropy(logits, targets, reduction="sum")
-    (logits.argmax(-1) == targets).sum()
-    return loss_sum
+    logits = model(**inputs, use_cache=False).logits
+    return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)[0]
+
+
+def _training_inputs(model: torch.nn.Module, num_rows: int, row_length: int, num_labels: int) -> dict[str, Any]:
+    """Return inputs of the sizes that training's have; positions of labels, since a fake mask has no values."""
+    inputs: dict[str, Any] = _inputs(num_rows, row_length)
+    positions = torch.arange(row_length - num_labels, row_length) - 1
+    if not packs(model.config._attn_implementation, type(model), model.config):
+        return {**inputs, "logits_to_keep": positions}
+    # One token less than the rows could hold: where none is short, attention pads nothing, and holds less.
+    num_tokens = num_rows * row_length - 1
+    ends = (row_length * torch.arange(num_rows + 1)).clamp(max=num_tokens)
+    return {
+        "input_ids": inputs["input_ids"].view(1, -1)[:, :num_tokens],
+        "position_ids": inputs["position_ids"].view(1, -1)[:, :num_tokens],
+        "logits_to_keep": (row_length * torch.arange(num_rows)[:, None] + positions).flatten() - 1,
+        "cu_seq_lens_q": ends,
+        "max_length_q": row_length,
+        "padded_index": torch.arange(num_tokens),
+    }
 
 
 def trace_decoding(model: FakeModel, num_rows: int, prompt_length: int) -> DecodingTrace:

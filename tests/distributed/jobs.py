@@ -54,6 +54,7 @@ def tiny_batch(micro_batch_tokens: int) -> StepBatch:
         num_label_tokens=sum(length - 4 for length in lengths),
         num_rows=len(rows),
         num_tokens=sum(lengths),
+        sum_of_squares=sum(length**2 for length in lengths),
     )
 
 

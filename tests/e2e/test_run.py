@@ -85,7 +85,7 @@ def test_the_run_directory_holds_what_the_run_needs(tmp_path: Path) -> None:
     # hold 2 steps, then a stage every 2 steps (7 an epoch, 3 tokens an epoch), the last of 4 (half an epoch).
     assert [row["num_removed"] for row in rows if row["kind"] == "train"] == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
     assert [row["step"] for row in rows if row.get("after_reset")] == [5, 7, 9, 11]
-    needed = {"epoch", "stage", "loss", "token_accuracy", "lr", "grad_norm", "tokens_per_second", "memory_mib"}
+    needed = {"epoch", "stage", "loss", "token_accuracy", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_mib"}
     assert needed <= rows[0].keys()
     end = AutoTokenizer.from_pretrained(result.model_dir).eos_token_id
     assert json.loads((result.model_dir / "generation_config.json").read_text())["eos_token_id"] == end

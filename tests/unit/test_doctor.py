@@ -290,7 +290,7 @@ def test_a_gap_cuts_attention_only_where_no_mask_is_passed(model_type: str, kern
 def test_training_that_falls_into_the_trap_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     assert only(check_gap("sdpa", torch.bfloat16)).state == "ok"
 
-    def careless(call: Any, micro_batch: Any, device: torch.device) -> Any:
+    def careless(call: Any, micro_batch: Any, device: torch.device, packed: bool) -> Any:
         return token_loss_sum(lambda **given: call(**{**given, "attention_mask": None}), micro_batch, device)
 
     monkeypatch.setattr(attention_trap, "token_loss_sum", careless)

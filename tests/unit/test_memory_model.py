@@ -10,11 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.batching import collate
 from pipeline.config import LoraConfig, ModelConfig
+from pipeline.flops import training_flops
 from pipeline.layout import SequenceLayout, assemble_row
 from pipeline.loss import token_loss_sum
+from pipeline.modeling.activation import fuse_gelu
+from pipeline.modeling.fake_model import FakeModel, build_fake_model
 from pipeline.modeling.lora import add_adapters
-from pipeline.plan.fake_model import FakeModel, build_fake_model
-from pipeline.plan.flops import training_flops
+from pipeline.modeling.packed_attention import PACKED_SDPA
 from pipeline.plan.live_bytes import LiveBytes
 from pipeline.plan.memory import Memory, Placement, host_bytes, memory_by_phase
 from pipeline.plan.trace import MicroBatchTrace, Peak, between, trace_decoding, trace_micro_batch
@@ -80,18 +82,18 @@ def test_live_bytes_counts_storages_once_and_until_they_go() -> None:
 # Traces
 
 
-def real_peaks(config: PretrainedConfig, checkpointing: bool) -> tuple[int, int]:
+def real_peaks(config: PretrainedConfig, kernel: str, checkpointing: bool) -> tuple[int, int]:
     """Count live tensors in a real micro-batch: the worst moment, gradients apart, and of logits alone."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
+    fuse_gelu(model)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     layout = SequenceLayout((1,), (), 1, 0)
     example = CoTExample((2,) * (PROMPT - 1), (3,) * (LABELS - 1), (1,))
-    shorter = replace(
-        example, question_ids=(2,)
-    )  # without padding the mask is left out, which fake tensors cannot know
+    # Were no row shorter, nothing would be padded, and the padded way would leave its mask out, unlike with fake tensors.
+    shorter = replace(example, question_ids=(2,) * (PROMPT - 2))
     rows = [assemble_row(part, layout) for part in [example] * (NUM_ROWS - 1) + [shorter]]
     micro_batch = collate(rows, layout)
     size = NUM_ROWS * LABELS * VOCABULARY
@@ -112,25 +114,27 @@ def real_peaks(config: PretrainedConfig, checkpointing: bool) -> tuple[int, int]
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(free)
     with live:
-        token_loss_sum(model, micro_batch, CPU)[0].backward()
+        token_loss_sum(model, micro_batch, CPU, packed=kernel == PACKED_SDPA)[0].backward()
     return peak, logits
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("kernel", [PACKED_SDPA, "sdpa"])
 @pytest.mark.parametrize("config", [llama(), gpt2()], ids=["llama", "gpt2"])
-def test_fake_tensors_weigh_what_real_ones_do(config: PretrainedConfig, checkpointing: bool) -> None:
+def test_fake_tensors_weigh_what_real_ones_do(config: PretrainedConfig, kernel: str, checkpointing: bool) -> None:
     """Through the loss that training uses; only its index tensors differ."""
-    trace = trace_micro_batch(fake(config, gradient_checkpointing=checkpointing), NUM_ROWS, LENGTH, LABELS)
+    model = fake(config, gradient_checkpointing=checkpointing, padding_free=kernel == PACKED_SDPA)
+    trace = trace_micro_batch(model, NUM_ROWS, LENGTH, LABELS)
     predicted = max(trace.before_gradients.total, trace.after_first_gradient.total)
-    measured, logits = real_peaks(config, checkpointing)
+    measured, logits = real_peaks(config, kernel, checkpointing)
     assert predicted == pytest.approx(measured, rel=0.03)
-    assert logits == 3 * 4 * NUM_ROWS * LABELS * VOCABULARY  # log-probabilities, and two gradients on the way back
+    assert logits == 2 * 4 * NUM_ROWS * LABELS * VOCABULARY  # they, and the chunk that their gradient is made from
 
 
 def test_logits_of_a_head_that_dominates() -> None:
     model = fake(llama(vocab_size=20_000, num_hidden_layers=1))
     peak = trace_micro_batch(model, NUM_ROWS, LENGTH, LABELS).before_gradients
-    assert peak.logits == 3 * 4 * NUM_ROWS * LABELS * 20_000
+    assert peak.logits == 2 * 4 * NUM_ROWS * LABELS * 20_000
     assert peak.logits > 10 * peak.activations
 
 

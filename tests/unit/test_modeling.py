@@ -84,9 +84,11 @@ def test_attention_is_the_fastest_that_all_allow(
 
 def test_the_kernel_chosen_is_the_models(gpt2: ModelConfig, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="pipeline"):
-        assert _build(gpt2).config._attn_implementation == "sdpa"
+        assert _build(gpt2).config._attn_implementation == "packed_sdpa"
+        assert _build(replace(gpt2, padding_free=False)).config._attn_implementation == "sdpa"
         assert _build(replace(gpt2, attention="eager")).config._attn_implementation == "eager"
-    assert "attention: sdpa (no flash_attention_2: no GPU" in caplog.text
+    kernels = [line.partition("attention: ")[2].split(" (no")[0] for line in caplog.messages]
+    assert kernels == ["sdpa, without padding", "sdpa, with padding", "eager, with padding (the recipe asks for it)"]
 
 
 def test_a_longer_position_table_repeats_the_old_one_and_reloads(gpt2: ModelConfig, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
+from pipeline.modeling.activation import fuse_gelu
+from pipeline.modeling.attention import padding_free
 from pipeline.modeling.lora import add_adapters
 
 # Bytes of a weight that bitsandbytes stores: NF4 in blocks of 64, their scales in 8 bits, in blocks of 256 again
@@ -74,6 +76,7 @@ def build_fake_model(
     wanted = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):  # peft moves weights about, which fake ones do not allow
         model = _from_config(model_config, settings, wanted, dtype)
+        fuse_gelu(model)
         quantized = _quantized_weights(model) if settings.quantization != "none" else {}
         if lora.rank is not None:
             add_adapters(model, lora, seed=0)
@@ -90,6 +93,9 @@ def build_fake_model(
 def _from_config(
     model_config: PretrainedConfig, settings: ModelConfig, attention: str, dtype: torch.dtype
 ) -> PreTrainedModel:
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
+    if known is not None and settings.padding_free:
+        attention = padding_free(attention, known, model_config)
     try:
         return AutoModelForCausalLM.from_config(
             model_config, dtype=dtype, attn_implementation=attention, trust_remote_code=settings.trust_remote_code

@@ -1,0 +1,90 @@
+"""Attention over packed rows: one line of tokens without padding, each row seeing itself alone.
+
+Flash attention computes it so. Here PyTorch's own attention does, on any device and in any precision: rows are padded
+inside the attention alone, so everything else (matrices, activations, norms) runs without padding.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED_SDPA = "packed_sdpa"
+PACKING = (PACKED_SDPA, "flash_attention_2")
+# Attention that sees a row's own tokens and nothing else; convolutions or states would run on into the next row.
+ROW_WISE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def can_pack(model_class: type[PreTrainedModel], config: PretrainedConfig) -> bool:
+    """Return whether attention is all through which an architecture's tokens see each other, and can be replaced."""
+    layer_types = getattr(config, "layer_types", None) or ()
+    return (
+        model_class.is_backend_compatible()
+        and not getattr(model_class, "_is_stateful", False)
+        and ROW_WISE_LAYERS.issuperset(layer_types)
+    )
+
+
+def packed_sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    padded_index: torch.Tensor | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute causal attention in each row by itself; without ``padded_index`` it is plain sdpa.
+
+    Args:
+        module: The attention layer.
+        query: (1, heads, tokens, head_dim), rows one behind the other.
+        key: (1, key_heads, tokens, head_dim).
+        value: (1, key_heads, tokens, head_dim).
+        attention_mask: Of plain sdpa.
+        padded_index: (tokens,), where each token stands in the flattened (rows, longest row).
+        cu_seq_lens_q: (rows + 1,), where the rows begin and end.
+        max_length_q: Tokens of the longest row.
+        sliding_window: How many tokens back a token sees.
+        **kwargs: Passed on to sdpa: scaling, dropout.
+
+    Returns:
+        (1, tokens, heads, head_dim), and no attention weights.
+    """
+    if padded_index is None or cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    num_rows, longest = len(cu_seq_lens_q) - 1, max_length_q
+
+    all_alike = len(padded_index) == num_rows * longest  # then there is nothing to pad
+
+    def pad(packed: torch.Tensor) -> torch.Tensor:
+        _, num_heads, _, head_dim = packed.shape
+        if all_alike:
+            return packed[0].unflatten(1, (num_rows, longest)).transpose(0, 1)
+        padded = packed.new_zeros(num_rows * longest, num_heads, head_dim)
+        padded = padded.index_copy(0, padded_index, packed[0].transpose(0, 1))
+        return padded.view(num_rows, longest, num_heads, head_dim).transpose(1, 2)
+
+    # Padding stands at the right, where causal attention never looks; a window needs a mask of its own.
+    mask = None
+    if sliding_window is not None and sliding_window < longest:
+        ones = torch.ones(longest, longest, dtype=torch.bool, device=query.device)
+        mask = ones.tril().triu(1 - sliding_window)[None, None]
+    output, _ = sdpa_attention_forward(module, pad(query), pad(key), pad(value), mask, **kwargs)
+    output = output.flatten(0, 1)
+    return (output if all_alike else output.index_select(0, padded_index))[None], None
+
+
+def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
+    # Packed rows come without a mask. Everything else (decoding) brings one.
+    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionMaskInterface.register(PACKED_SDPA, _mask)
