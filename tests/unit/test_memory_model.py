@@ -92,7 +92,7 @@ def real_peaks(config: PretrainedConfig, kernel: str, checkpointing: bool) -> tu
     model.train()
     layout = SequenceLayout((1,), (), 1, 0)
     example = CoTExample((2,) * (PROMPT - 1), (3,) * (LABELS - 1), (1,))
-    # Were no row shorter, nothing would be padded, and the padded way would leave its mask out, unlike with fake tensors.
+    # Were no row shorter, nothing would be padded, and the padded way would leave its mask out.
     shorter = replace(example, question_ids=(2,) * (PROMPT - 2))
     rows = [assemble_row(part, layout) for part in [example] * (NUM_ROWS - 1) + [shorter]]
     micro_batch = collate(rows, layout)
