@@ -24,7 +24,7 @@ class ModelReport:
     examples_per_second: float
     """At batch size 1."""
     examples_per_second_batched: float
-    """Of the evaluation itself, all ranks together."""
+    """Of the evaluation itself, all ranks together; verified, it tells nothing of how fast the model answers."""
 
     @property
     def confidence_interval(self) -> tuple[float, float]:
@@ -55,6 +55,7 @@ def compare_models(
     num_examples: int | None,
     num_timed: int,
     batch_size: int,
+    verify: bool = True,
     trust_remote_code: bool = False,
 ) -> list[ModelReport]:
     """Evaluate each model on ``data.validation``, then time all of them in turns.
@@ -66,6 +67,7 @@ def compare_models(
         num_examples: Rows used, from the first; None uses all.
         num_timed: Rows for the speed at batch size 1.
         batch_size: Rows decoded together for accuracy.
+        verify: Whether decoding for accuracy tries the reference answers first.
         trust_remote_code: Run Python code that comes with the models.
 
     Raises:
@@ -79,7 +81,7 @@ def compare_models(
             num_examples
         )
         begin = time.perf_counter()
-        result = evaluate(model, tokenizer, examples, spec, batch_size)
+        result = evaluate(model, tokenizer, examples, spec, batch_size, verify=verify)
         results.append((result, len(result.samples) / (time.perf_counter() - begin)))
         contestants.append(Contestant(model, examples, spec))
     speeds = speeds_at_batch_one(contestants, num_timed) if rank() == 0 else [0.0] * len(folders)

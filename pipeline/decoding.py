@@ -50,7 +50,7 @@ def greedy_decode(
     Returns:
         For each prompt, in the order given, the tokens written, without the final end token.
     """
-    room = [model.config.max_position_embeddings - 1 - int(prompt.row.position_ids[-1]) for prompt in prompts]
+    room = [room_for(model, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].row.input_ids))
     roomy = [i for i in order if room[i] >= max_new_tokens]
     batches = [roomy[begin : begin + batch_size] for begin in range(0, len(roomy), batch_size)]
@@ -62,6 +62,11 @@ def greedy_decode(
         for i, ids in zip(batch, _decode_batch(model, [prompts[i] for i in batch], layout, limit), strict=True):
             written[i] = cut_at_end(ids, layout.end_id, prompts[i].num_end_tokens)
     return written
+
+
+def room_for(model: PreTrainedModel, prompt: Prompt) -> int:
+    """Return how many tokens the model's positions allow behind a prompt."""
+    return int(model.config.max_position_embeddings - 1 - prompt.row.position_ids[-1])
 
 
 def _decode_batch(

@@ -1,7 +1,7 @@
 """Accuracy by greedy exact match, each row counted once over all ranks; speed at batch size 1."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 
@@ -12,10 +12,11 @@ from pipeline.answer_spec import AnswerSpec
 from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, split_continuation
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
-from pipeline.layout import assemble_prompt
+from pipeline.layout import assemble_prompt, assemble_row
 from pipeline.ranks import gather_lists, rank, world_size
-from pipeline.removal import remove_cot_tokens
+from pipeline.removal import CoTExample, remove_cot_tokens
 from pipeline.scoring import extract_answer, is_correct
+from pipeline.verification import verified_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,19 @@ def evaluate(
     examples: ExampleSet,
     spec: AnswerSpec,
     batch_size: int,
+    *,
+    verify: bool = True,
 ) -> Evaluation:
     """Answer every row greedily, shared out over the ranks; each rank returns the whole result.
+
+    Args:
+        model: In evaluation mode, whole on this rank.
+        tokenizer: Turns what was written into text.
+        examples: The rows.
+        spec: How they are written, and how much is removed.
+        batch_size: Rows decoded together on one rank.
+        verify: Whether decoding tries the reference answers first. This saves work where the model agrees with them;
+            what is written is what greedy decoding writes.
 
     Raises:
         UserError: If a question is longer than the model, or of another length than is built into it.
@@ -79,7 +91,12 @@ def evaluate(
     prompts, max_new_tokens = make_prompts(examples, spec)
     _check_positions(model, prompts)
     mine = range(rank(), len(examples), world_size())
-    written = greedy_decode(model, [prompts[i] for i in mine], examples.layout, max_new_tokens, batch_size)
+    own = [prompts[i] for i in mine]
+    if verify:
+        references = make_references(examples, spec, mine)
+        written = verified_decode(model, own, references, examples.layout, max_new_tokens, batch_size)
+    else:
+        written = greedy_decode(model, own, examples.layout, max_new_tokens, batch_size)
     questions, answers = examples.texts("question", mine), examples.texts("answer", mine)
     samples = [
         _sample(i, question, answer, ids, examples, tokenizer)
@@ -100,15 +117,26 @@ def _check_positions(model: PreTrainedModel, prompts: Sequence[Prompt]) -> None:
 def make_prompts(examples: ExampleSet, spec: AnswerSpec) -> tuple[list[Prompt], int]:
     """Return each row's prompt, and the most tokens to write: the longest remaining target and a few more."""
     prompts, longest = [], 0
-    for example in examples.take(range(len(examples))):
-        amount = len(example.cot_ids) if spec.removes_all else spec.num_removed
-        left = remove_cot_tokens(example, amount, spec.side, spec.unit)
+    for left in _take(examples, spec, range(len(examples))):
         has_cot = bool(left.cot_ids)
         target = len(left.cot_ids) + len(examples.layout.second_separator(has_cot)) + len(left.answer_ids)
         longest = max(longest, target)
-        row = assemble_prompt(example.question_ids, examples.layout, spec.shift)
+        row = assemble_prompt(left.question_ids, examples.layout, spec.shift)
         prompts.append(Prompt(row, examples.layout.num_end_tokens(has_cot)))
     return prompts, longest + EXTRA_TOKENS
+
+
+def make_references(examples: ExampleSet, spec: AnswerSpec, indices: Sequence[int]) -> list[list[int]]:
+    """Return what a model that makes no mistake writes behind the prompts of some rows, end token included."""
+    rows = (assemble_row(left, examples.layout) for left in _take(examples, spec, indices))
+    return [row.input_ids[row.label_start :].tolist() for row in rows]
+
+
+def _take(examples: ExampleSet, spec: AnswerSpec, indices: Sequence[int]) -> Iterator[CoTExample]:
+    """Yield what is left of some rows."""
+    for example in examples.take(indices):
+        amount = len(example.cot_ids) if spec.removes_all else spec.num_removed
+        yield remove_cot_tokens(example, amount, spec.side, spec.unit)
 
 
 def _sample(
@@ -133,7 +161,8 @@ class Contestant:
 def speeds_at_batch_one(contestants: Sequence[Contestant], num_examples: int) -> list[float]:
     """Return each model's examples per second at batch size 1.
 
-    The models take turns row by row, so that what else the machine does weighs on all alike.
+    Every token is decoded: nothing here sees a reference answer. The models take turns row by row, so that what else
+    the machine does weighs on all alike.
     """
     plans = [make_prompts(contestant.examples.head(num_examples), contestant.spec) for contestant in contestants]
     num_timed = min(len(prompts) for prompts, _ in plans)

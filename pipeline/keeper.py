@@ -106,8 +106,10 @@ class Keeper:
             return
         self._evaluated_at = step
         with self._engine.gathered() as model:
-            spec, batch_size = self._spec(stage), self._config.evaluation.batch_size
-            result = evaluate(model, self._tokenizer, self._validation, spec, batch_size)
+            spec, settings = self._spec(stage), self._config.evaluation
+            result = evaluate(
+                model, self._tokenizer, self._validation, spec, settings.batch_size, verify=settings.verify
+            )
         self._recorder.write(
             "evaluation",
             step=step,

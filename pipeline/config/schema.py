@@ -207,6 +207,8 @@ class EvaluationConfig:
     """Validation rows used, from the first; null uses all."""
     batch_size: int = 256
     """Rows decoded together on one rank."""
+    verify: bool = True
+    """Try the reference answers first, and decode only from where the model disagrees: the same answers, sooner."""
 
 
 @dataclass(frozen=True)
