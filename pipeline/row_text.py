@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.records import CoTRecord
 
 PARTS = ("question", "first_separator", "cot", "second_separator", "answer", "end")
+SEPARATORS = ("first_separator", "second_separator", "end")
 
 
 def resolve_format(row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -67,9 +69,14 @@ def tokenize_rows(
         UserError: If a token reaches over a border, a prompt reads differently alone, or a word is unknown.
     """
     parts = [render_parts(record, templates) for record in records]
+    ids_alone: dict[str, Any] = {
+        "add_special_tokens": False,
+        "return_attention_mask": False,
+        "return_token_type_ids": False,
+    }
     try:
-        whole = tokenizer(["".join(texts) for texts in parts], add_special_tokens=False, return_offsets_mapping=True)
-        prompts = tokenizer([texts[0] + texts[1] for texts in parts], add_special_tokens=False)
+        whole = tokenizer(["".join(texts) for texts in parts], **ids_alone, return_offsets_mapping=True)
+        prompts = tokenizer([texts[0] + texts[1] for texts in parts], **ids_alone)
     except Exception as error:  # what tokenizers raise has no class of its own
         raise UserError(
             f"model.tokenizer ({tokenizer.name_or_path}) cannot read the rows ({error}); choose another, or other "
@@ -126,7 +133,7 @@ def _check_vocabulary(
 ) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None:  # such a tokenizer drops what it does not know
-        lost = "" if _covers(text, spans) else _first_unknown(sorted(set(text)), tokenizer)
+        lost = "" if covers(text, spans) else _first_unknown(sorted(set(text)), tokenizer)
     else:
         # Some tokenizers (GPT-2's) name their end token as the unknown one as well; then the templates may write it.
         written = text.count(str(tokenizer.unk_token)) if unknown == tokenizer.eos_token_id else 0
@@ -139,8 +146,8 @@ def _check_vocabulary(
         )
 
 
-def _covers(text: str, spans: np.ndarray) -> bool:
-    """Return whether every visible character belongs to a token."""
+def covers(text: str, spans: np.ndarray) -> bool:
+    """Return whether every visible character belongs to a token; ``spans`` is (num_tokens, 2)."""
     steps = np.zeros(len(text) + 1, dtype=np.int64)
     np.add.at(steps, spans[:, 0], 1)
     np.add.at(steps, spans[:, 1], -1)

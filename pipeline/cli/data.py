@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from tqdm import tqdm
@@ -29,12 +30,15 @@ from pipeline.records import (
     check_output_path,
     draw_held_out,
     read_records,
+    to_json_line,
+    write_lines,
     write_records,
 )
 from pipeline.tasks import Addition, Automaton, Task, generate_splits, modular_sum, parity, symmetric_group_3
 from pipeline.tasks.digits import parse_range
 from pipeline.tasks.multiplication import parse_sizes
 
+Row = TypeVar("Row")
 SUFFIXES = {"text": ".txt", "jsonl": ".jsonl"}
 
 
@@ -143,9 +147,12 @@ def _generate(tasks: Sequence[Task], splits: Splits) -> None:
     drawn = generate_splits(
         tasks, **{f"num_{name}": n for name, n in counts.items()}, seed=splits.seed, exclude=excluded
     )
-    _print_summary(
-        {path: write_records(path, _with_progress(drawn[name], counts[name])) for name, path in paths.items()}, []
-    )
+    written = {}
+    for name, path in paths.items():
+        rows = drawn[name]
+        lines = rows.text_lines() if splits.file_format == "text" else map(to_json_line, rows)
+        written[path] = write_lines(path, _with_progress(lines, len(rows)))
+    _print_summary(written, [])
 
 
 def _transitions(machine: Machine) -> tuple[tuple[int, ...], ...]:
@@ -193,8 +200,8 @@ def _noting_empty_cot(records: Iterable[CoTRecord], without_cot: list[None]) -> 
         yield record
 
 
-def _with_progress(records: Iterable[CoTRecord], total: int | None) -> Iterable[CoTRecord]:
-    return tqdm(records, total=total, unit=" rows", leave=False, disable=None)  # None: only on a terminal
+def _with_progress(rows: Iterable[Row], total: int | None) -> Iterable[Row]:
+    return tqdm(rows, total=total, unit=" rows", leave=False, disable=None)  # None: only on a terminal
 
 
 def _output_paths(output_dir: str, names: Iterable[str], file_format: str, overwrite: bool) -> dict[str, Path]:

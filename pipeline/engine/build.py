@@ -12,6 +12,7 @@ from pipeline.ds_config import fill_ds_config, load_ds_config
 from pipeline.engine.engine import Engine
 from pipeline.engine.optimizer import make_optimizer
 from pipeline.errors import UserError
+from pipeline.ranks import world_size
 
 
 def build_engine(
@@ -52,6 +53,9 @@ def build_engine(
         raise UserError(
             f"engine.deepspeed ({config.deepspeed}): DeepSpeed refuses it ({reason}); correct it."
         ) from error
+    if world_size() == 1 and ds_engine.zero_optimization_stage() == 0:
+        # There is nobody to share gradients with, and DeepSpeed would copy all of them to do so.
+        ds_engine.enable_backward_allreduce = False
     engine = Engine(ds_engine, optimizer, seed, padding_free=padding_free)
     # With bf16 and no ZeRO, DeepSpeed allocates the moments by a step on zero gradients, which counts as the first.
     engine.reset_optimizer_state()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from pipeline.loss import summed_cross_entropy
 from pipeline.modeling.attention import packs
@@ -122,7 +123,7 @@ def _loss(model: torch.nn.Module, inputs: dict[str, Any], targets: torch.Tensor)
     return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)[0]
 
 
-def _training_inputs(model: torch.nn.Module, num_rows: int, row_length: int, num_labels: int) -> dict[str, Any]:
+def _training_inputs(model: PreTrainedModel, num_rows: int, row_length: int, num_labels: int) -> dict[str, Any]:
     """Return inputs of the sizes that training's have; positions of labels, since a fake mask has no values."""
     inputs: dict[str, Any] = _inputs(num_rows, row_length)
     positions = torch.arange(row_length - num_labels, row_length) - 1

@@ -3,7 +3,7 @@
 from pipeline.records.partition import draw_held_out
 from pipeline.records.readers import BadRow, OnBadRow, SourceFormat, read_records
 from pipeline.records.record import CoTRecord, split_steps
-from pipeline.records.writers import check_output_path, to_json_line, to_text_line, write_records
+from pipeline.records.writers import check_output_path, to_json_line, to_text_line, write_lines, write_records
 
 __all__ = [
     "BadRow",
@@ -16,5 +16,6 @@ __all__ = [
     "split_steps",
     "to_json_line",
     "to_text_line",
+    "write_lines",
     "write_records",
 ]

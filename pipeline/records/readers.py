@@ -80,6 +80,15 @@ def read_records(
     return _read_file(path, source_format, noted)
 
 
+def format_of_file(source: str, source_format: SourceFormat) -> SourceFormat:
+    """Return the format that a source is read in; ``auto`` if it is no readable file, ``hub`` if it is on the Hub."""
+    path = Path(source)
+    if source_format != "auto" or not path.is_file():
+        return source_format
+    with open_for_reading(path) as handle:
+        return _detect_format(path, handle.peek(1024))
+
+
 def _is_hub_name(source: str) -> bool:
     return not Path(source).exists() and bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILE_SUFFIXES)
 
@@ -130,21 +139,45 @@ def _convert(
     source: str,
     bad_rows: list[BadRow] | None,
 ) -> Iterator[CoTRecord]:
-    """Convert numbered raw rows; a broken one is noted in ``bad_rows``, or raises where that is None."""
-    num_good, first_bad = 0, None
-    for line, row in rows:
-        try:
-            record = convert(row)
-        except RowError as error:
-            bad_row = BadRow(source, line, str(error))
-            if bad_rows is None:
-                raise UserError(str(bad_row)) from error
-            first_bad = first_bad or bad_row
-            bad_rows.append(bad_row)
-        else:
-            num_good += 1
-            yield record
-    if first_bad and not num_good:
-        raise UserError(f"{source}: every row is broken, the first being {first_bad}")
-    if not num_good:
-        raise UserError(f"{source}: holds no rows; name a source with at least one.")
+    conversion = Conversion(source, bad_rows)
+    yield from conversion.records(rows, convert)
+    conversion.finish()
+
+
+class Conversion:
+    """Converts numbered raw rows; a broken one is noted in ``bad_rows``, or raises where that is None."""
+
+    def __init__(self, source: str, bad_rows: list[BadRow] | None) -> None:
+        self.num_good = 0
+        self._source, self._bad_rows = source, bad_rows
+        self._first_bad: BadRow | None = None
+
+    def records(self, rows: Iterable[tuple[int, Row]], convert: Callable[[Row], CoTRecord]) -> Iterator[CoTRecord]:
+        """Yield the record of each good row.
+
+        Raises:
+            UserError: At a broken row, where they are not noted.
+        """
+        for line, row in rows:
+            try:
+                record = convert(row)
+            except RowError as error:
+                bad_row = BadRow(self._source, line, str(error))
+                if self._bad_rows is None:
+                    raise UserError(str(bad_row)) from error
+                self._first_bad = self._first_bad or bad_row
+                self._bad_rows.append(bad_row)
+            else:
+                self.num_good += 1
+                yield record
+
+    def finish(self) -> None:
+        """Refuse a source without any good row.
+
+        Raises:
+            UserError: If there was none.
+        """
+        if self._first_bad and not self.num_good:
+            raise UserError(f"{self._source}: every row is broken, the first being {self._first_bad}")
+        if not self.num_good:
+            raise UserError(f"{self._source}: holds no rows; name a source with at least one.")

@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -31,14 +31,18 @@ def open_for_reading(path: Path) -> Iterator[BufferedReader]:
         yield handle
 
 
-def numbered_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Yield each line with its number from 1, without line end (LF or CRLF) and byte order mark.
+def numbered_lines(handle: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Yield each line with its number, without line end (LF or CRLF) and byte order mark.
 
     Only LF ends a line: texts hold characters such as U+2028 that Python's ``splitlines`` would cut at. Blank lines are
     yielded (as empty) only where another row follows; at the end of a file they mean nothing.
+
+    Args:
+        handle: The lines, up to and with the LF.
+        first: The number of the first of them; a byte order mark stands in line 1 only.
     """
     num_blank = 0
-    for number, line in enumerate(handle, start=1):
+    for number, line in enumerate(handle, start=first):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         line = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -49,6 +53,28 @@ def numbered_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:
             yield blank, b""
         num_blank = 0
         yield number, line
+
+
+def numbered_blocks(handle: BufferedReader, num_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield a file in blocks of whole lines, each with the number of its first line.
+
+    Blank lines at the end of a block are moved to the next one, and dropped at the end of the file.
+
+    Args:
+        handle: The file, at its beginning.
+        num_bytes: What a block holds more or less: its last line is completed.
+    """
+    number, blank_lines = 1, b""
+    while read := handle.read(num_bytes):
+        block = blank_lines + read + handle.readline()
+        rows = block.rstrip()
+        if not rows or (number == 1 and rows == codecs.BOM_UTF8):
+            blank_lines = block
+            continue
+        end = block.find(b"\n", len(rows)) + 1 or len(block)
+        block, blank_lines = block[:end], block[end:]
+        yield number, block
+        number += block.count(b"\n")
 
 
 def numbered_elements(handle: BufferedReader, source: str) -> Iterator[tuple[int, object]]:

@@ -72,14 +72,22 @@ def write_records(path: Path, records: Iterable[CoTRecord]) -> int:
         UserError: If the extension names no format, a record does not fit it, or the file cannot be written.
     """
     check_output_path(path, overwrite=True)
-    to_line = LINE_WRITERS[path.suffix]
+    return write_lines(path, map(LINE_WRITERS[path.suffix], records))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Write rows that are lines already, as ``write_records`` does.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8", newline="\n") as handle:
             num_rows = 0
-            for record in records:
-                handle.write(to_line(record) + "\n")
+            for line in lines:
+                handle.write(line + "\n")
                 num_rows += 1
             handle.flush()
             os.fsync(handle.fileno())

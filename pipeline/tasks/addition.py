@@ -4,11 +4,12 @@ Written like multiplication: digits least significant first, sums in brackets, t
 have the width of the largest possible one, so that equal places stand at equal positions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from pipeline.errors import UserError
-from pipeline.records import CoTRecord
+from pipeline.records import CoTRecord, to_text_line
 from pipeline.tasks.digits import num_operands_of, smallest_operand_of, write_digits
 
 
@@ -40,6 +41,10 @@ class Addition:
             index, offset = divmod(index, num_operands_of(self.num_digits))
             operands.append(smallest_operand_of(self.num_digits) + offset)
         return make_record(operands, self.num_digits)
+
+    def text_lines(self, indices: Sequence[int]) -> list[str]:
+        """Return rows as ``to_text_line`` writes them."""
+        return [to_text_line(self.record_at(index)) for index in indices]
 
 
 def make_record(operands: list[int], num_digits: int) -> CoTRecord:

@@ -3,11 +3,12 @@
 The answer is the last state. Parity, sums modulo m, and the word problem of the permutation group S3 are such automata.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 from pipeline.errors import UserError
-from pipeline.records import CoTRecord
+from pipeline.records import CoTRecord, to_text_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ class Automaton:
             index, symbol = divmod(index, len(self.transitions[0]))
             symbols.append(symbol)
         return make_record(symbols, self.transitions)
+
+    def text_lines(self, indices: Sequence[int]) -> list[str]:
+        """Return rows as ``to_text_line`` writes them."""
+        return [to_text_line(self.record_at(index)) for index in indices]
 
 
 def make_record(symbols: list[int], transitions: tuple[tuple[int, ...], ...]) -> CoTRecord:

@@ -7,13 +7,19 @@ Source: arXiv:2405.14838, section 4 and its published data.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.records import CoTRecord
+from pipeline.records import CoTRecord, to_text_line
 from pipeline.tasks.digits import num_operands_of, smallest_operand_of, write_digits
 
 SIZES = re.compile(r"([0-9]+)x([0-9]+)(?:-([0-9]+)x([0-9]+))?")
+MOST_DIGITS_OF_INT64 = 18
+Number = TypeVar("Number", int, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +37,42 @@ class Multiplication:
 
     def record_at(self, index: int) -> CoTRecord:
         """Return the pair with this number."""
+        return make_record(*self._operands(index), (self.num_digits_a, self.num_digits_b))
+
+    def text_lines(self, indices: Sequence[int]) -> list[str]:
+        """Return rows as ``to_text_line`` writes them; all at once, where their products fit into 64 bits."""
+        if self.num_digits_a + self.num_digits_b > MOST_DIGITS_OF_INT64:
+            return [to_text_line(self.record_at(index)) for index in indices]
+        a, b = self._operands(np.array(indices, dtype=np.int64))
+        # The rows differ in nothing but their digits, and these stand at the same places.
+        line = to_text_line(self.record_at(0)) + "\n"
+        characters = np.repeat(np.frombuffer(line.encode(), np.uint8)[:, None], len(indices), axis=1)  # (line, rows)
+        places = (place for place, character in enumerate(line) if character.isdigit())
+        for numbers, width in _written_numbers(a, b, self.num_digits_a, self.num_digits_b):
+            for _ in range(width):
+                rest = numbers // 10
+                characters[next(places)] = ord("0") + numbers - 10 * rest
+                numbers = rest
+        return characters.T.tobytes().decode().splitlines()
+
+    def _operands(self, index: Number) -> tuple[Number, Number]:
         index_a, index_b = divmod(index, num_operands_of(self.num_digits_b))
-        a, b = smallest_operand_of(self.num_digits_a) + index_a, smallest_operand_of(self.num_digits_b) + index_b
-        return make_record(a, b, (self.num_digits_a, self.num_digits_b))
+        return smallest_operand_of(self.num_digits_a) + index_a, smallest_operand_of(self.num_digits_b) + index_b
+
+
+def _written_numbers(a: Number, b: Number, num_digits_a: int, num_digits_b: int) -> list[tuple[Number, int]]:
+    """Return the numbers of a row in the order in which they are written, each with its width in digits."""
+    written: list[tuple[Number, int]] = [(a, num_digits_a), (b, num_digits_b)]
+    total = 0 * a
+    for shift in range(num_digits_b):
+        partial = a * (b // 10**shift % 10) * 10**shift
+        width = num_digits_a + 1 + shift
+        if shift > 1:  # the first sum is the first partial product itself and is not written again
+            written.append((total, width - 1))
+        written.append((partial, width))
+        total = total + partial
+    written.append((total, num_digits_a + num_digits_b))
+    return written
 
 
 def make_record(a: int, b: int, num_digits: int | tuple[int, int]) -> CoTRecord:
@@ -54,24 +93,14 @@ def make_record(a: int, b: int, num_digits: int | tuple[int, int]) -> CoTRecord:
     for name, operand, count in (("a", a, num_digits_a), ("b", b, num_digits_b)):
         if operand < 1 or len(str(operand)) != count:
             raise ValueError(f"{name} ({operand}) must have {count} digits and no leading zero.")
-    steps: list[str] = []
-    total = 0
-    for shift, digit in enumerate(reversed(str(b))):
-        partial = a * int(digit) * 10**shift
-        width = num_digits_a + 1 + shift
-        if shift == 0:
-            steps.append(write_digits(partial, width))
-        else:
-            # The first sum is the first partial product itself and is not written again.
-            if shift > 1:
-                steps.append(f"( {write_digits(total, width - 1)} )")
-            steps.append(f"+ {write_digits(partial, width)}")
-        total += partial
-    return CoTRecord(
-        question=f"{write_digits(a, num_digits_a)} * {write_digits(b, num_digits_b)}",
-        steps=tuple(steps),
-        answer=write_digits(total, num_digits_a + num_digits_b),
+    written_a, written_b, *steps, answer = (
+        write_digits(number, width) for number, width in _written_numbers(a, b, num_digits_a, num_digits_b)
     )
+    # Behind the first partial product, the others take turns with the sums.
+    for place, step in enumerate(steps):
+        if place:
+            steps[place] = f"+ {step}" if place % 2 else f"( {step} )"
+    return CoTRecord(question=f"{written_a} * {written_b}", steps=tuple(steps), answer=answer)
 
 
 def parse_sizes(text: str, name: str) -> list[Multiplication]:

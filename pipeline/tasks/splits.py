@@ -2,10 +2,14 @@
 
 import random
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.errors import UserError
 from pipeline.records import CoTRecord
 from pipeline.tasks.task import Task
+
+ROWS_AT_ONCE = 8192
 
 
 def generate_splits(
@@ -15,7 +19,7 @@ def generate_splits(
     num_test: int,
     seed: int,
     exclude: Collection[str] = frozenset(),
-) -> dict[str, Iterator[CoTRecord]]:
+) -> dict[str, "Split"]:
     """Draw questions without replacement, each task (size of question) as often as any other.
 
     Test comes first and training last: the evaluation rows stay the same when only ``num_train`` changes, and the sizes
@@ -46,26 +50,60 @@ def generate_splits(
     if num_wanted > num_questions:
         raise _too_few(num_wanted, num_questions, num_excluded=0)
 
+    drawn = sample_places(tasks, random.Random(seed))
     excluded = frozenset(exclude)
     places: list[tuple[Task, int]] = []
     num_excluded = 0
-    for task, index in sample_places(tasks, random.Random(seed)):
-        if excluded and task.record_at(index).question in excluded:
-            num_excluded += 1
-            continue
-        places.append((task, index))
-        if len(places) == num_wanted:
-            break
+    while len(places) < num_wanted and (more := list(islice(drawn, min(num_wanted - len(places), ROWS_AT_ONCE)))):
+        kept = _without(more, excluded) if excluded else more
+        num_excluded += len(more) - len(kept)
+        places += kept
     if len(places) < num_wanted:
         raise _too_few(num_wanted, num_questions, num_excluded)
 
-    splits: dict[str, Iterator[CoTRecord]] = {}
+    splits: dict[str, Split] = {}
     start = 0
     for name, count in counts.items():
         if count:
-            splits[name] = _records(places[start : start + count])
+            splits[name] = Split(places[start : start + count])
         start += count
     return splits
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows that were drawn; made as they are read."""
+
+    places: Sequence[tuple[Task, int]]
+    """Task and number of each row's question."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[CoTRecord]:
+        return (task.record_at(index) for task, index in self.places)
+
+    def text_lines(self) -> Iterator[str]:
+        """Yield the rows as ``to_text_line`` writes them."""
+        for begin in range(0, len(self), ROWS_AT_ONCE):
+            yield from _text_lines(self.places[begin : begin + ROWS_AT_ONCE])
+
+
+def _text_lines(places: Sequence[tuple[Task, int]]) -> list[str]:
+    lines = [""] * len(places)
+    numbers_of: dict[int, list[int]] = {}  # by identity: to hash a task, its whole table would be read
+    for number, (task, _) in enumerate(places):
+        numbers_of.setdefault(id(task), []).append(number)
+    for numbers in numbers_of.values():
+        made = places[numbers[0]][0].text_lines([places[number][1] for number in numbers])
+        for number, line in zip(numbers, made, strict=True):
+            lines[number] = line
+    return lines
+
+
+def _without(places: list[tuple[Task, int]], excluded: frozenset[str]) -> list[tuple[Task, int]]:
+    questions = (line.partition("||")[0] for line in _text_lines(places))
+    return [place for place, question in zip(places, questions, strict=True) if question not in excluded]
 
 
 def sample_places(tasks: Sequence[Task], rng: random.Random) -> Iterator[tuple[Task, int]]:
@@ -93,10 +131,6 @@ def _shuffled(size: int, rng: random.Random) -> Iterator[int]:
         if other != place:
             moved[other] = moved.pop(place, place)
         yield drawn
-
-
-def _records(places: list[tuple[Task, int]]) -> Iterator[CoTRecord]:
-    return (task.record_at(index) for task, index in places)
 
 
 def _too_few(num_wanted: int, num_questions: int, num_excluded: int) -> UserError:

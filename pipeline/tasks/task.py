@@ -1,5 +1,6 @@
 """What every task offers: its questions, numbered without gaps, so that splits are drawn exactly."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from pipeline.records import CoTRecord
@@ -14,4 +15,8 @@ class Task(Protocol):
 
     def record_at(self, index: int) -> CoTRecord:
         """Return the row of a question by its number, 0 to ``num_questions() - 1``; no two numbers give the same."""
+        ...
+
+    def text_lines(self, indices: Sequence[int]) -> list[str]:
+        """Return the rows of questions as ``to_text_line`` writes them."""
         ...

@@ -3,40 +3,26 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pipeline import examples
 from pipeline.config import DataConfig, FormatConfig
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
-from pipeline.records import CoTRecord
+from pipeline.records import CoTRecord, columns
+from pipeline.records.columns import RecordColumns
+from pipeline.removal import CoTExample
 from pipeline.row_text import PARTS, render_parts, resolve_format, tokenize_rows
 from pipeline.tasks.multiplication import make_record
+from pipeline.token_table import RowTokenizer
 from pipeline.word_tokenizer import build_word_tokenizer
-
-END = "<|endoftext|>"
-CORPUS = [" 0 1 2 3 4 5 6 7 8 9 + * ( ) #### = <<1+2=3>> <<4*5=20>> a=>b how many apples"] * 20
-
-
-def build_gpt2_style(trim_offsets: bool = False, vocab_size: int = 330) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE whose one special token is end, beginning and unknown, as GPT-2's is."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, unk_token=END)
-
+from tests.gpt2_style import END, build_gpt2_style
 
 GPT2_STYLE = build_gpt2_style()
 GPT2_STYLE_TRIMMED = build_gpt2_style(trim_offsets=True)
@@ -235,6 +221,33 @@ def test_rows_come_back_as_parts(source: Source) -> None:
     assert rows.longest_row(longest_cot=5) == 3 + 1 + 5 + 1 + 3  # kept positions leave room for the longest CoT
 
 
+def test_rows_are_taken_from_every_part_of_the_file(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "ROWS_AT_ONCE", 3)  # so that the cache holds four batches
+    lengths = [4, 0, 2, 5, 1, 0, 3, 2, 6, 1]
+    source.write(*(("1 + " * i + "1", " ".join("12345678"[:length]), str(i)) for i, length in enumerate(lengths)))
+    rows = source.load()
+    table = rows.rows[:]
+    assert len(table["cot_ids"].chunks) == 4
+    names = ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths")
+    expected = [CoTExample(*map(tuple, row)) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
+    assert [len(row.cot_ids) for row in expected] == lengths
+    for numbers in ([9, 0, 3, 3, 2, 8, 0], range(10), np.array([5, 5, 4]), []):
+        taken = rows.take(numbers)
+        assert taken == [expected[number] for number in numbers]
+        assert all(type(token) is int for row in taken for token in row.cot_ids)
+    assert rows.head(5).take([4, 3]) == [expected[4], expected[3]]
+    for number in (-1, 10):
+        with pytest.raises(IndexError):
+            rows.take([0, number])
+    for beyond in (-1, 5):
+        with pytest.raises(IndexError):
+            rows.head(5).take([beyond])
+    monkeypatch.undo()
+    source.write(("1 + 1", "0 2", "2"))
+    with pytest.raises(IndexError):
+        source.load().take([-1])
+
+
 def test_head_is_the_first_rows(source: Source) -> None:
     rows = source.load()
     assert len(rows.head(1)) == 1
@@ -253,11 +266,12 @@ def tokenizations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each call that tokenises: none when the cache is hit."""
     calls: list[int] = []
 
-    def counting(records: list[CoTRecord], *rest: object) -> list[dict[str, list[int]]]:
-        calls.append(len(records))
-        return tokenize_rows(records, *rest)  # type: ignore[arg-type]
+    class Counting(RowTokenizer):
+        def table(self, rows: RecordColumns) -> pa.Table:
+            calls.append(len(rows))
+            return super().table(rows)
 
-    monkeypatch.setattr(examples, "tokenize_rows", counting)
+    monkeypatch.setattr(examples, "RowTokenizer", Counting)
     return calls
 
 

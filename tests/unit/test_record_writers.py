@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -27,6 +27,7 @@ RECORDS = [
 plain_text = st.text(st.characters(codec="utf-8")).map(str.strip)
 
 
+@settings(deadline=None)
 @given(plain_text, plain_text, plain_text)
 def test_what_text_accepts_reads_back_and_nothing_good_is_refused(
     tmp_path_factory: pytest.TempPathFactory, question: str, cot: str, answer: str
@@ -43,6 +44,7 @@ def test_what_text_accepts_reads_back_and_nothing_good_is_refused(
     assert list(read_records(str(path))) == [record]
 
 
+@settings(deadline=None)
 @given(plain_text.filter(bool), st.lists(plain_text.filter(bool)), plain_text.filter(bool))
 def test_json_lines_read_back(
     tmp_path_factory: pytest.TempPathFactory, question: str, steps: list[str], answer: str

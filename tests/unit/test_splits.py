@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.records import CoTRecord
-from pipeline.tasks import Automaton, Multiplication, generate_splits, parity, sample_places
+from pipeline.records import CoTRecord, to_text_line
+from pipeline.tasks import Addition, Automaton, Multiplication, generate_splits, parity, sample_places, splits
 
 
 def draw(*args: object, **options: object) -> dict[str, list[CoTRecord]]:
@@ -27,6 +27,18 @@ def test_excluded_questions_are_in_no_split() -> None:
     questions = {record.question for rows in splits.values() for record in rows}
     assert len(questions) == 54
     assert not questions & excluded
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 8192])
+def test_lines_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
+    monkeypatch.setattr(splits, "ROWS_AT_ONCE", rows_at_once)
+    tasks = [Multiplication(1, 1), Multiplication(2, 2), Addition(3, 1), Automaton(parity(), 12)]
+    drawn = generate_splits(tasks, 300, 20, 10, seed=0, exclude={"1 * 1", "1 + 1 + 1"})
+    assert [len(split) for split in drawn.values()] == [10, 20, 300]
+    for split in drawn.values():
+        assert list(split.text_lines()) == [to_text_line(record) for record in split]
+    monkeypatch.undo()
+    assert draw(tasks, 300, 20, 10, seed=0, exclude={"1 * 1", "1 + 1 + 1"})["train"] == list(drawn["train"])
 
 
 @pytest.mark.parametrize(("exclude", "num_train"), [((), 82), (("1 * 1",), 81)])

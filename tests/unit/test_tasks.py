@@ -1,9 +1,10 @@
 """Tasks: every row is checked against exact integer arithmetic, and multiplication against the published rows."""
 
+import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -70,6 +71,15 @@ def test_multiplication_is_exact(a: int, b: int) -> None:
         else:
             total += value_of(step.removeprefix("+ "))
     assert total == a * b
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 10), st.integers(1, 10), st.randoms(use_true_random=False))
+def test_lines_made_at_once_are_those_of_the_records(num_digits_a: int, num_digits_b: int, rng: random.Random) -> None:
+    task = Multiplication(num_digits_a, num_digits_b)  # products of up to 18 digits are made at once
+    last = task.num_questions() - 1
+    indices = [0, last, *(rng.randint(0, last) for _ in range(5))]
+    assert task.text_lines(indices) == [to_text_line(task.record_at(index)) for index in indices]
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is absent")
