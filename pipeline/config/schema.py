@@ -208,7 +208,8 @@ class EvaluationConfig:
     batch_size: int = 256
     """Rows decoded together on one rank."""
     verify: bool = True
-    """Try the reference answers first, and decode only from where the model disagrees: the same answers, sooner."""
+    """Try the reference answers first, and decode only from where the model disagrees: the same answers, sooner.
+    An ``int8`` base computes a token otherwise with other tokens beside it; false then makes each pass one token."""
 
 
 @dataclass(frozen=True)

@@ -168,8 +168,13 @@ def test_a_checkpoint_alone_makes_the_model_of_its_step(
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_adapters_on_a_quantised_base_on_one_rank(tmp_path: Path, base: str, quantization: str) -> None:
-    # One row at a time: with 8 bits a row's result depends on the others of its batch (columns of outliers are shared).
-    overrides = {"engine__precision": "bf16", "optim__optimizer": "paged_adamw_8bit", "evaluation__batch_size": 1}
+    # One token at a time: with 8 bits its result depends on what else is in the pass (columns of outliers are shared).
+    overrides = {
+        "engine__precision": "bf16",
+        "optim__optimizer": "paged_adamw_8bit",
+        "evaluation__batch_size": 1,
+        "evaluation__verify": False,
+    }
     config = _adapted(tmp_path, base, "zero0", model__quantization=quantization, lora=LORA, **overrides)
     rows = jobs.run_training(config, False)
     run_dir = tmp_path / "run"
@@ -185,7 +190,7 @@ def test_adapters_on_a_quantised_base_on_one_rank(tmp_path: Path, base: str, qua
     assert _texts_of_plain_transformers(run_dir / "model", tmp_path / "validation.txt", **plain) == expected
     assert load_for_inference(run_dir / "model")[0].is_quantized
     report = compare_models(
-        [run_dir / "model"], config.data, num_removed=None, num_examples=7, num_timed=1, batch_size=1
+        [run_dir / "model"], config.data, num_removed=None, num_examples=7, num_timed=1, batch_size=1, verify=False
     )[0]
     assert [sample.text.rstrip() for sample in report.evaluation.samples] == expected
 

@@ -46,9 +46,8 @@ FORMATS = {
     "no separators": FormatConfig(
         question=" {question} ", first_separator="", cot=" {cot}", second_separator="", answer=" {answer} "
     ),
-    "blank separator": FormatConfig(  # without a CoT, the blank is the beginning of the token behind it
-        question=" {question}", first_separator=" ", cot=" {cot} ", second_separator="", answer="#### {answer} "
-    ),
+    # Without a CoT the second separator is another token: no blank stands before it.
+    "bare separator": FormatConfig(question=" {question} ", second_separator="=", answer=" {answer}"),
     "sign before": FormatConfig(question="({question} ", first_separator="=", cot="={cot} ", answer="={answer} "),
     "sign behind": FormatConfig(question=" {question}>", cot=" {cot}>", answer=" {answer}>"),
     "signs around": FormatConfig(question="a {question} b", cot=" ( {cot} )", answer=" + {answer} ="),
