@@ -1,12 +1,12 @@
 """Training examples per second: ours against the baseline, against what the count of work allows, and the matmul limit.
 
-    python -m benchmarks.training [--repeats 5] [--threads 2]
+    python -m benchmarks.training [--models demo] [--tasks gsm8k] [--repeats 5] [--threads 2]
 
 Both do the same optimizer step on the same rows, with the same weights, in turn, and must find the same loss to 1e-4.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,8 +47,15 @@ class Work:
         return self.flops / flops_per_second + self.moved_bytes / bytes_per_second
 
 
-def run(repeats: int = 5) -> list[Section]:
-    """Measure every model on every task at three stages.
+def run(
+    repeats: int = 5, models: Sequence[str] = tuple(SHAPES), tasks: Sequence[str] = tuple(NUM_ROWS)
+) -> list[Section]:
+    """Measure models on tasks at three stages.
+
+    Args:
+        repeats: Turns that count.
+        models: Some of ``SHAPES``.
+        tasks: Some of ``NUM_ROWS``.
 
     Raises:
         AssertionError: If the losses differ by more than ``TOLERANCE``.
@@ -61,19 +68,20 @@ def run(repeats: int = 5) -> list[Section]:
         "allowed: by the count of FLOPs and bytes. MFU: of a matrix product measured in the same turns. "
         f"Losses equal to {TOLERANCE}.",
     )
-    for name in SHAPES:
-        for row in measure_model(name, bandwidth, repeats):
+    for name in models:
+        for row in measure_model(name, tasks, bandwidth, repeats):
             section.rows.append(row)
             Console(stderr=True).print(row, highlight=False)
     return [section]
 
 
-def measure_model(name: str, bandwidth: float, repeats: int) -> Iterator[dict[str, Any]]:
+def measure_model(name: str, tasks: Sequence[str], bandwidth: float, repeats: int) -> Iterator[dict[str, Any]]:
     """Measure one model; its weights are shared by nobody, since both sides keep an optimizer state for them."""
     plain, engine = random_model(SHAPES[name]), _engine(name)
     config, product = plain.config, MatrixProduct(torch.float32)
     size = build_fake_model(config, ModelConfig(), LoraConfig(), torch.float32).size
-    for task, num_rows in NUM_ROWS.items():
+    for task in tasks:
+        num_rows = NUM_ROWS[task]
         examples = examples_like(task, config.vocab_size, num_rows)
         trainer = BaselineTrainer(plain, examples.layout)
         rows = examples.take(range(num_rows))
@@ -192,11 +200,13 @@ def _batch(examples: Any, num_removed: int) -> StepBatch:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=tuple(SHAPES), default=tuple(SHAPES))
+    parser.add_argument("--tasks", nargs="+", choices=tuple(NUM_ROWS), default=tuple(NUM_ROWS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for section in run(arguments.repeats):
+    for section in run(arguments.repeats, arguments.models, arguments.tasks):
         section.print(Console())
 
 
