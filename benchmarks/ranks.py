@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+import psutil  # type: ignore[import-untyped]
+
 ANSWER = "answer: "  # what a rank prints before a result, apart from all else that is printed
 
 
@@ -74,6 +76,11 @@ class Ranks:
             RuntimeError: If a rank ends instead.
         """
         return [self._answer(process) for process in self._processes]
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the ranks have taken so far."""
+        times = [psutil.Process(process.pid).cpu_times() for process in self._processes]
+        return sum(time.user + time.system for time in times)
 
     def _answer(self, process: subprocess.Popen[str]) -> Any:
         assert process.stdout is not None

@@ -11,9 +11,12 @@ import os
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil  # type: ignore[import-untyped]
 
 from benchmarks.measure import Section, Spread, take_turns
 
@@ -30,7 +33,8 @@ def run() -> list[Section]:
         f"Scaling on one machine: 2 ranks x 1 thread against 1 rank x 1 thread, GPT-2 Small, {ROWS} rows a step, fp32",
         f"Medians of {REPEATS} turns, extremes in brackets. Efficiency: tokens/s of 2 ranks over twice those of 1. MB: "
         "sent by each rank in a step; computed from what DeepSpeed does over gloo, seen in the kernel's count for the "
-        "rank's own TCP sockets (every collective of a step with gloo's headers; no TCP/IP headers, no other process).",
+        "rank's own TCP sockets (every collective of a step with gloo's headers; no TCP/IP headers, no other process). "
+        "Others' cores: that other processes took meanwhile; near 0, or the efficiency is not to be trusted.",
     )
     with tempfile.TemporaryDirectory() as name:
         write_rows(Path(name))
@@ -54,7 +58,10 @@ def row(zero: int, folder: str) -> dict[str, Any]:
         def step(name: str, ranks: Ranks) -> None:
             answers[name] = ranks.ask("step")
 
+        begin, before = time.perf_counter(), busy_seconds() - one.cpu_seconds() - two.cpu_seconds()
         timings = take_turns({"1": lambda: step("1", one), "2": lambda: step("2", two)}, REPEATS, warm_up=0)
+        others = busy_seconds() - one.cpu_seconds() - two.cpu_seconds() - before
+        elapsed = time.perf_counter() - begin
     speed_up = timings["2"].speed_up_over(timings["1"])
     tokens, sent = answers["1"][0]["tokens"], max(answer["sent"] for answer in answers["2"])
     return {
@@ -64,7 +71,14 @@ def row(zero: int, folder: str) -> dict[str, Any]:
         "efficiency": str(Spread(speed_up.median / 2, speed_up.low / 2, speed_up.high / 2)),
         "MB computed": step_bytes(zero, answers["1"][0]["weights"], 2, FP32_BYTES) / 1e6,
         "MB seen": sent / 1e6,
+        "others' cores": others / elapsed,
     }
+
+
+def busy_seconds() -> float:
+    """Return the processor time that all processes of this machine have taken so far."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - times.iowait
 
 
 def step_bytes(zero: int, num_weights: int, num_ranks: int, element_bytes: int) -> float:

@@ -7,11 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
@@ -22,25 +22,41 @@ from pipeline.records import BadRow, read_records
 from pipeline.records.columns import read_columns
 from pipeline.removal import CoTExample, Unit
 from pipeline.row_text import resolve_format
-from pipeline.token_table import FEATURES, RowTokenizer, TokenLists
+from pipeline.token_table import SCHEMA, RowTokenizer, TokenLists
+
+if TYPE_CHECKING:
+    import datasets
 
 CACHE_VERSION = 1  # raise it when the content of the cache changes
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``FEATURES``, for data sets built by hand, when it is asked for: that library takes half a second."""
+    if name != "FEATURES":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import datasets
+
+    return datasets.Features.from_arrow_schema(SCHEMA)
 
 
 class ExampleSet:
     """Tokenised rows on disk, and the layout they share.
 
     Attributes:
-        rows: Arrow table with the columns of ``FEATURES``.
+        rows: The columns of ``SCHEMA``: an Arrow table, or a data set that gives one.
         layout: Separators of every row.
         num_too_long: Rows dropped for being longer than ``data.max_tokens``.
         bad_rows: Broken rows that were skipped, as text.
     """
 
     def __init__(
-        self, rows: datasets.Dataset, layout: SequenceLayout, num_too_long: int = 0, bad_rows: Sequence[str] = ()
+        self,
+        rows: "pa.Table | datasets.Dataset",
+        layout: SequenceLayout,
+        num_too_long: int = 0,
+        bad_rows: Sequence[str] = (),
     ) -> None:
-        self.rows = rows.with_format("arrow")
+        self.rows = rows if isinstance(rows, pa.Table) else rows.with_format("arrow")
         table = self.rows[:]
         self._ids = [TokenLists(table[name]) for name in ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths")]
         self.layout = layout
@@ -57,13 +73,14 @@ class ExampleSet:
 
     def texts(self, column: str, indices: Sequence[int]) -> list[str]:
         """Return the ``question`` or ``answer`` texts at the given row numbers."""
-        return self.rows[list(map(int, indices))][column].to_pylist()
+        texts = self.rows[:][column]
+        return [texts[int(index)].as_py() for index in indices]
 
     def head(self, num_rows: int | None) -> "ExampleSet":
         """Return the first ``num_rows`` rows (all for None) as a set of their own."""
         if num_rows is None or num_rows >= len(self):
             return self
-        return ExampleSet(self.rows.select(range(num_rows)), self.layout, self.num_too_long, self.bad_rows)
+        return ExampleSet(self.rows[:num_rows], self.layout, self.num_too_long, self.bad_rows)
 
     def lengths(self, column: str) -> np.ndarray:
         """Return the list lengths of a token column, (num_rows,) integers."""
@@ -180,7 +197,8 @@ def _build(
             bad_rows=bad_rows,
         )
         row_tokenizer = RowTokenizer(templates, tokenizer)
-        with ArrowWriter(path=str(temporary / "rows.arrow"), features=FEATURES) as writer:
+        path = str(temporary / "rows.arrow")
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
             for batch in batches:
                 table = row_tokenizer.table(batch)
                 if config.max_tokens is not None:
@@ -188,9 +206,7 @@ def _build(
                     num_too_long += int((~fits).sum())
                     table = table.filter(fits)
                 num_rows += len(table)
-                if len(table):
-                    writer.write_table(table, len(table))
-            writer.finalize()
+                writer.write_table(table.combine_chunks())
         if not num_rows:
             raise UserError(
                 f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it."
@@ -218,4 +234,6 @@ def _open(folder: Path, source: str, row_format: FormatConfig, tokenizer: PreTra
         pad_id=end[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         keep_second_separator=row_format.keep_second_separator,
     )
-    return ExampleSet(datasets.Dataset.from_file(str(folder / "rows.arrow")), layout, meta["num_too_long"], bad_rows)
+    with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
+        rows = reader.read_all()  # where it lies: the mapping lasts as long as the table
+    return ExampleSet(rows, layout, meta["num_too_long"], bad_rows)

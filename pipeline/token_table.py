@@ -1,6 +1,5 @@
 """Batches of rows as Arrow tables of token ids: what the cache of examples holds."""
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,14 +12,16 @@ from pipeline.row_text import SEPARATORS, tokenize_rows
 from pipeline.word_rows import WordTokenizer
 from pipeline.words import begins_of
 
-IDS = datasets.List(datasets.Value("int32"))
-FEATURES = datasets.Features(
-    question=datasets.Value("string"),
-    answer=datasets.Value("string"),
-    question_ids=IDS,
-    cot_ids=IDS,
-    answer_ids=IDS,
-    cot_step_lengths=IDS,
+IDS = pa.list_(pa.int32())
+SCHEMA = pa.schema(
+    {
+        "question": pa.string(),
+        "answer": pa.string(),
+        "question_ids": IDS,
+        "cot_ids": IDS,
+        "answer_ids": IDS,
+        "cot_step_lengths": IDS,
+    }
 )
 
 
@@ -37,7 +38,7 @@ class RowTokenizer:
         self._words = WordTokenizer(templates, tokenizer)
 
     def table(self, rows: RecordColumns) -> pa.Table:
-        """Return a batch, one entry a row, with the columns of ``FEATURES``.
+        """Return a batch, one entry a row, with the columns of ``SCHEMA``.
 
         Raises:
             UserError: If a row cannot be tokenised as the format asks, or has other separators than the first.
@@ -77,7 +78,7 @@ class RowTokenizer:
             "answer_ids": [row["answer"] + row["end"] for row in token_rows],
             "cot_step_lengths": [row["cot_step_lengths"] for row in token_rows],
         }
-        return _table(rows, {name: pa.array(lists, pa.list_(pa.int32())) for name, lists in columns.items()})
+        return _table(rows, {name: pa.array(lists, IDS) for name, lists in columns.items()})
 
     def _check_separators(self, record: CoTRecord, row: dict[str, list[int]]) -> None:
         for name, expected in zip(SEPARATORS, self.separators, strict=True):
@@ -90,7 +91,7 @@ class RowTokenizer:
 
 def _table(rows: RecordColumns, columns: dict[str, pa.Array]) -> pa.Table:
     named = {"question": rows.questions, "answer": rows.answers, **columns}
-    return pa.table([named[name] for name in FEATURES], schema=FEATURES.arrow_schema)
+    return pa.table([named[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 class TokenLists:

@@ -89,6 +89,11 @@ print("loaded:", [name for name in {HEAVY!r} if name in sys.modules])
     assert finished.stdout.splitlines()[-1] == "loaded: []"
 
 
+def test_rows_in_files_are_read_without_the_library_for_hub_names() -> None:
+    finished = _run([sys.executable, "-c", "import sys, pipeline.examples; print('datasets' in sys.modules)"])
+    assert (finished.returncode, finished.stdout) == (0, "False\n"), finished.stderr
+
+
 # Mistakes
 
 

@@ -27,7 +27,7 @@ FLOORS = (
     ("packing",),
     ("loss", "flops"),
     ("engine", "throughput"),
-    ("decoding", "cache_slots", "model_folder"),
+    ("decoding", "model_folder"),
     ("verification", "checkpoint"),
     ("evaluation",),
     ("controller",),

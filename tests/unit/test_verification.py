@@ -9,10 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import evaluation, verification
+from pipeline import evaluation
 from pipeline.answer_spec import AnswerSpec
 from pipeline.batching import IGNORE_INDEX, collate
-from pipeline.cache_slots import SlotCache
 from pipeline.config import DataConfig, FormatConfig
 from pipeline.decoding import Prompt, greedy_decode
 from pipeline.evaluation import Contestant, evaluate, make_prompts, make_references, speeds_at_batch_one
@@ -21,7 +20,9 @@ from pipeline.layout import SequenceLayout, assemble_prompt, assemble_row
 from pipeline.loss import token_loss_sum
 from pipeline.records import write_records
 from pipeline.tasks import Automaton, generate_splits
-from pipeline.verification import best_width, compare, verified_decode
+from pipeline.verification import decode, verified_decode
+from pipeline.verification.rows import best_width, compare
+from pipeline.verification.slots import SlotCache
 from pipeline.word_tokenizer import build_word_tokenizer
 
 END, PAD = 1, 0
@@ -121,12 +122,36 @@ def test_small_passes_and_few_slots(
     tiny_model: PreTrainedModel, shift: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in TIGHT.items():
-        monkeypatch.setattr(verification, name, value)
-    closed = []
+        monkeypatch.setattr(decode, name, value)
+    closed, shapes = [], []
     close_holes = SlotCache.close_holes
     monkeypatch.setattr(SlotCache, "close_holes", lambda *args: closed.append(1) or close_holes(*args))
-    assert_equal(tiny_model, ragged_prompts(min(60, 12 * batch_size), shift), batch_size=batch_size)
+    prompts = ragged_prompts(min(60, 12 * batch_size), shift)
+    expected = greedy_decode(tiny_model, prompts, LAYOUT, MAX_NEW_TOKENS, 256)
+    hook = tiny_model.register_forward_hook(
+        lambda _, __, inputs, output: shapes.append((inputs["input_ids"], inputs["attention_mask"], output.logits)),
+        with_kwargs=True,
+    )
+    written = verified_decode(tiny_model, prompts, drafts_like(expected), LAYOUT, MAX_NEW_TOKENS, batch_size)
+    hook.remove()
+    assert written == expected
     assert closed or batch_size < 20
+    for input_ids, mask, logits in shapes:
+        assert logits.numel() <= max(TIGHT["MAX_LOGITS"], len(input_ids) * VOCABULARY)
+        begins = mask.shape == input_ids.shape  # nothing in the cache before
+        assert not begins or input_ids.numel() <= TIGHT["PASS_TOKENS"] or len(input_ids) == 1
+
+
+def test_a_wide_pass_beside_a_row_that_is_nearly_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SPARE_COLUMNS": 0, "PASS_COST": 10**6, "REFILL_AT": 2}.items():
+        monkeypatch.setattr(decode, name, value)
+    model = lookup_model()
+    prompts = [dataclasses.replace(prompt, num_end_tokens=99) for prompt in ragged_prompts(20, 0, longest=3)]
+    prompts.append(Prompt(assemble_prompt(tuple(range(2, 12)) * 3, LAYOUT), num_end_tokens=99))
+    expected = greedy_decode(model, prompts, LAYOUT, MAX_NEW_TOKENS, 256)
+    drafts = [[7 if ids[0] != 7 else 8, *ids[1:]] for ids in expected[:-1]]  # windows that grow
+    drafts.append([])  # one token at a time, to the end of its slot
+    assert verified_decode(model, prompts, drafts, LAYOUT, MAX_NEW_TOKENS, 2) == expected
 
 
 @pytest.mark.parametrize(
@@ -229,12 +254,11 @@ def test_rows_leave_the_batch_when_they_are_done() -> None:
 
 def test_compare() -> None:
     guesses = np.array([[5, 6, 7], [5, 6, 7], [5, 6, 7], [9, 6, 7], [5, 6, 0], [0, 0, 0]])
-    predictions = np.array([[5, 6, 7], [5, 9, 7], [5, 6, 9], [5, 6, 7], [5, 6, 0], [4, -1, -1]])
-    asked, known = np.array([3, 3, 3, 3, 3, 1]), np.array([3, 3, 3, 3, 2, 0])
-    agreed, accepted = compare(guesses, predictions, asked, known)
+    predictions = np.array([[5, 6, 7], [5, 9, 7], [5, 6, 9], [5, 6, 7], [5, 6, -1], [4, -1, -1]])
+    agreed, accepted = compare(guesses, predictions, np.array([3, 3, 3, 3, 2, 1]))
     assert agreed.tolist() == [3, 1, 2, 0, 2, 0]
     # Behind a disagreement nothing is sure; the last prediction of a row is, if all before it agreed.
-    assert accepted.tolist() == [3, 2, 3, 1, 3, 1]
+    assert accepted.tolist() == [3, 2, 3, 1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +272,7 @@ def test_compare() -> None:
     ],
 )
 def test_best_width(windows: list[int], expected: int) -> None:
-    assert best_width(np.array(windows)) == expected
+    assert best_width(np.array(windows), pass_cost=64) == expected
 
 
 # --- evaluation

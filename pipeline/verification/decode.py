@@ -1,21 +1,15 @@
-"""Greedy decoding that is given the reference answer as a guess, so that what agrees needs no pass of its own.
-
-The reference only saves work. What is written is what greedy decoding writes: every token is the model's own argmax
-behind its own tokens, and a guess that differs from it is thrown away.
-
-Source: speculative decoding (arXiv:2211.17192) without sampling, the reference in place of a smaller model.
-"""
+"""The decoding itself: which rows go through the model, and with how many guesses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.cache_slots import SlotCache
 from pipeline.decoding import Prompt, cut_at_end, greedy_decode, room_for
 from pipeline.layout import SequenceLayout
+from pipeline.verification.rows import Rows, best_width
+from pipeline.verification.slots import SlotCache
 
 MAX_LOGITS = 2**25  # logits computed in one pass; 128 MiB in fp32
 PASS_TOKENS = 4096  # of prompts and guesses in one pass; more fill no device better
@@ -78,67 +72,6 @@ def _can_take_back(model: PreTrainedModel, num_columns: int) -> bool:
     )
 
 
-def compare(
-    guesses: np.ndarray, predictions: np.ndarray, asked: np.ndarray, known: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hold a model's argmaxes against the guesses it was given.
-
-    Args:
-        guesses: (rows, window), the tokens that were guessed.
-        predictions: (rows, window), the model's argmax in place of each; the n-th saw the n guesses before it.
-        asked: (rows,), how many predictions were made, at least 1.
-        known: (rows,), how many of the guesses there are.
-
-    Returns:
-        How many predictions agree with their guesses before one does not, and how many are sure: the first
-        disagreement is the model's own word too. Both (rows,).
-    """
-    place = np.arange(guesses.shape[1])
-    agrees = (guesses == predictions) & (place < np.minimum(asked, known)[:, None])
-    agreed = np.cumprod(agrees, axis=1).sum(axis=1)
-    return agreed, np.minimum(agreed + 1, asked)
-
-
-def best_width(windows: np.ndarray) -> int:
-    """Return the number of tokens each row is asked for in one pass, where a row has guesses for ``windows`` of them.
-
-    A pass is as wide for one row as for another, so what one row gains by a wide pass all others pay.
-    """
-    widths = np.arange(1, windows.max() + 1)
-    gained = np.minimum(windows[:, None], widths).sum(axis=0)
-    return int(widths[(gained / (PASS_COST + len(windows) * widths)).argmax()])
-
-
-@dataclass(slots=True)
-class _Rows:
-    """What is known of the row in each slot."""
-
-    text: np.ndarray
-    """(slots, longest continuation), tokens written, and guesses behind them."""
-    number: np.ndarray
-    num_written: np.ndarray
-    num_known: np.ndarray
-    """Tokens written and guessed."""
-    window: np.ndarray
-    """How many tokens to ask for at once."""
-    begin: np.ndarray
-    """Position id of the first token written."""
-    limit: np.ndarray
-    """Most tokens to write."""
-    ends_left: np.ndarray
-    """End tokens still to be written."""
-
-    @classmethod
-    def empty(cls, num_slots: int, longest: int) -> "_Rows":
-        shapes = [(num_slots, longest)] + [(num_slots,)] * (len(fields(cls)) - 1)
-        return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
-
-    def move(self, sources: np.ndarray, targets: np.ndarray) -> None:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            values[targets] = values[sources]
-
-
 class _Verification:
     """One call of ``verified_decode``. Live rows stand in the first slots, without gaps."""
 
@@ -160,7 +93,7 @@ class _Verification:
         # The longest come first, so what memory they take is known at once.
         self._waiting = np.argsort(-(self._num_prompt + self._num_draft), kind="stable")
         num_slots = min(batch_size, len(prompts))
-        self._rows = _Rows.empty(num_slots, int(self._limits.max()))
+        self._rows = Rows.empty(num_slots, int(self._limits.max()))
         num_columns = int(self._num_prompt.max() + self._limits.max()) + SPARE_COLUMNS
         self._slots = SlotCache(num_slots, num_columns)
         self._num_slots, self._num_live = num_slots, 0
@@ -197,14 +130,14 @@ class _Verification:
             self._rows.ends_left[begin + i] = self._prompts[number].num_end_tokens
         new = slice(begin, end)
         self._rows.number[new], self._rows.limit[new] = chosen, self._limits[chosen]
-        self._rows.num_written[new], self._rows.num_known[new] = 0, self._num_draft[chosen]
+        self._rows.num_written[new], self._rows.num_draft[new] = 0, self._num_draft[chosen]
 
         place = np.arange(input_ids.shape[1])
         predicts = (place >= self._num_prompt[chosen, None] - 1) & (place < num_inputs[:, None])
         self._slots.rows, self._slots.begin = new, 0
         # Padding stands at the right, where no token looks: no mask is needed, and attention runs faster without.
         predictions = self._predict(input_ids, position_ids, predicts, np.ones_like(input_ids))
-        agreed, accepted = self._accept(new, asked, predictions)
+        agreed, accepted = self._rows.accept(new, asked, predictions, self._layout.end_id)
         num_seen = self._num_prompt[chosen] - 1 + accepted
         self._slots.is_seen[new] = np.arange(self._slots.num_columns) < num_seen[:, None]
         # Half of the rows agreed so far with their drafts; one that agreed with all of it would have with a longer one.
@@ -217,7 +150,7 @@ class _Verification:
     def _choose(self) -> tuple[np.ndarray, np.ndarray]:
         """Take rows that fit into a pass from those waiting; returns their numbers, and the tokens asked of each."""
         chosen = self._waiting[: min(self._num_slots - self._num_live, self._most_rows)]
-        asked = np.clip(self._num_draft[chosen], 1, self._reach)
+        asked = np.clip(self._num_draft[chosen], 1, min(self._reach, self._max_predictions))
         widest = np.maximum.accumulate(self._num_prompt[chosen] + asked)
         fits = (widest * np.arange(1, len(chosen) + 1) <= PASS_TOKENS) & (asked.cumsum() <= self._max_predictions)
         number = max(int(np.cumprod(fits).sum()), 1)
@@ -226,16 +159,14 @@ class _Verification:
 
     @property
     def _max_predictions(self) -> int:
-        return MAX_LOGITS // self._model.config.vocab_size
+        return max(MAX_LOGITS // self._model.config.vocab_size, 1)
 
     def _continue_rows(self) -> None:
-        """Ask every row for its next tokens: one, and as many more as there are guesses that may hold."""
+        """Ask every row for its next tokens."""
         rows, live, slots = self._rows, slice(0, self._num_live), self._slots
         begin = slots.end(self._num_live)
-        # The token behind the last guess is predicted too.
-        guessed = np.maximum(rows.num_known[live] - rows.num_written[live], 0) + 1
-        asked = np.minimum(np.minimum(rows.window[live], guessed), rows.limit[live] - rows.num_written[live])
-        width = min(best_width(asked), max(self._max_predictions // self._num_live, 1))
+        asked = rows.wanted(live)
+        width = min(best_width(asked, PASS_COST), max(self._max_predictions // self._num_live, 1))
         if begin + width > slots.num_columns:
             slots.close_holes(self._num_live)
             begin = slots.end(self._num_live)
@@ -249,7 +180,7 @@ class _Verification:
         slots.rows, slots.begin = live, begin
         mask = np.concatenate((slots.is_seen[live, :begin], predicts), axis=1).astype(np.int64)
         predictions = self._predict(input_ids, rows.begin[live, None] + at, predicts, mask)
-        agreed, accepted = self._accept(live, asked, predictions)
+        agreed, accepted = rows.accept(live, asked, predictions, self._layout.end_id)
         slots.is_seen[live, begin:] = False
         slots.is_seen[live, begin : begin + width] = place < accepted[:, None]
         wider = np.maximum(rows.window[live], 2 * asked)
@@ -272,28 +203,10 @@ class _Verification:
         logits = self._model(**tensors, past_key_values=self._slots.cache, use_cache=True).logits
         return logits.reshape(-1, logits.shape[-1]).argmax(-1).cpu().numpy()
 
-    def _accept(self, of: slice, asked: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Write predictions into the rows of some slots: those that are sure, and the others as guesses."""
-        rows = self._rows
-        place = np.arange(asked.max())
-        is_asked = place < asked[:, None]
-        table = np.full(is_asked.shape, -1)
-        table[is_asked] = predictions
-        at = np.minimum(rows.num_written[of, None] + place, rows.text.shape[1] - 1)
-        guesses = np.take_along_axis(rows.text[of], at, axis=1)
-        agreed, accepted = compare(guesses, table, asked, rows.num_known[of] - rows.num_written[of])
-        slot, column = np.nonzero(is_asked)
-        rows.text[of.start + slot, at[slot, column]] = predictions
-        rows.num_known[of] = np.maximum(rows.num_known[of], rows.num_written[of] + asked)
-        rows.ends_left[of] -= ((table == self._layout.end_id) & (place < accepted[:, None])).sum(axis=1)
-        rows.num_written[of] += accepted
-        return agreed, accepted
-
     def _let_go(self, begin: int) -> None:
         """Hand back the rows that are done, of the live slots from ``begin`` on, and close up the others."""
         rows = self._rows
-        live = slice(begin, self._num_live)
-        done = (rows.ends_left[live] <= 0) | (rows.num_written[live] >= rows.limit[live])
+        done = rows.is_done(slice(begin, self._num_live))
         for slot in begin + np.flatnonzero(done):
             number, ids = rows.number[slot], rows.text[slot, : rows.num_written[slot]].tolist()
             self._written[number] = cut_at_end(ids, self._layout.end_id, self._prompts[number].num_end_tokens)

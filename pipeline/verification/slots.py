@@ -1,4 +1,4 @@
-"""Keys and values of rows that come and go: each row has a slot, in which the model writes in place.
+"""Keys and values of rows that come and go: each row has a slot, where the model writes in place.
 
 A pass may write what turns out wrong. Those columns then are holes: masked from the next pass on, and closed when room
 runs short. Nothing is copied from pass to pass, as a cache that grows by concatenation does.
