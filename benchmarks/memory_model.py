@@ -281,7 +281,7 @@ def run_rank(case: Case, folder: Path) -> dict[str, Any]:
             step,
             [micro_batch] * case.micro_batches,
             num_label_tokens=num_rows * case.labels,
-            num_rows=num_rows,
+            row_numbers=tuple(range(num_rows)),
             num_tokens=num_rows * case.length,
             sum_of_squares=num_rows * case.length**2,
         )

@@ -42,8 +42,8 @@ class StepBatch:
     micro_batches: list[MicroBatch]
     num_label_tokens: int
     """Label tokens of the global batch: what the loss is divided by."""
-    num_rows: int
-    """Rows of the global batch."""
+    row_numbers: tuple[int, ...]
+    """Rows of the global batch: their places among the training rows in use, from 0."""
     num_tokens: int
     """Unpadded tokens of the global batch."""
     sum_of_squares: int
@@ -176,7 +176,7 @@ class StepDataset(Dataset):
             step,
             [collate([rows[i] for i in positions], self.examples.layout) for positions in plan],
             num_label_tokens=sum(len(row.input_ids) - row.label_start for row in rows),
-            num_rows=len(rows),
+            row_numbers=tuple(indices.tolist()),
             num_tokens=sum(lengths),
             sum_of_squares=sum(length**2 for length in lengths),
         )

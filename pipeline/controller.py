@@ -114,7 +114,7 @@ class StageController:
     def after_step(self, metrics: StepMetrics) -> None:
         """Count a step; the adaptive schedule decides here whether its stage has ended."""
         self.step += 1
-        if self._adaptive is None or self.in_last_stage:
+        if self._adaptive is None or self.in_last_stage or not metrics.is_finite:
             return
         adaptive = self._config.schedule.adaptive
         self._adaptive = adaptive_after_step(self._adaptive, metrics.loss, adaptive)

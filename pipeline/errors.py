@@ -1,8 +1,16 @@
-"""The one exception that stands for a user's mistake."""
+"""How a command can end early: each kind becomes clear lines and an exit code on the command line, no traceback."""
 
 
 class UserError(ValueError):
-    """A wrong setting or input; the command line prints it without a traceback and exits with 2.
+    """A wrong setting or input; exit code 2.
 
-    Its message names the field or file, the value, the rule, and the remedy.
+    Its message names the field or file, the value, the rule, and the remedy, one fault a line.
     """
+
+
+class RunError(Exception):
+    """A run that was asked for rightly cannot go on: full disk, dead rank, loss that is no number. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, and has saved; exit code 75."""

@@ -47,6 +47,7 @@ class ExampleSet:
         layout: Separators of every row.
         num_too_long: Rows dropped for being longer than ``data.max_tokens``.
         bad_rows: Broken rows that were skipped, as text.
+        content: SHA-256 of the source, before anything was dropped.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ExampleSet:
         layout: SequenceLayout,
         num_too_long: int = 0,
         bad_rows: Sequence[str] = (),
+        content: str = "",
     ) -> None:
         self.rows = rows if isinstance(rows, pa.Table) else rows.with_format("arrow")
         table = self.rows[:]
@@ -62,6 +64,7 @@ class ExampleSet:
         self.layout = layout
         self.num_too_long = num_too_long
         self.bad_rows = tuple(bad_rows)
+        self.content = content
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,7 +83,7 @@ class ExampleSet:
         """Return the first ``num_rows`` rows (all for None) as a set of their own."""
         if num_rows is None or num_rows >= len(self):
             return self
-        return ExampleSet(self.rows[:num_rows], self.layout, self.num_too_long, self.bad_rows)
+        return ExampleSet(self.rows[:num_rows], self.layout, self.num_too_long, self.bad_rows, self.content)
 
     def lengths(self, column: str) -> np.ndarray:
         """Return the list lengths of a token column, (num_rows,) integers."""
@@ -128,7 +131,8 @@ def load_examples(
             f"model.tokenizer ({tokenizer.name_or_path}) is not a fast tokenizer; give a folder with tokenizer.json."
         )
     templates = resolve_format(row_format, tokenizer)
-    folder = Path(config.cache_dir).expanduser() / _cache_key(source, split, config, templates, tokenizer)
+    content = _content_of(source, split, config)
+    folder = Path(config.cache_dir).expanduser() / _cache_key(content, source, config, templates, tokenizer)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,7 +142,12 @@ def load_examples(
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             _build(folder, source, split, config, templates, tokenizer)
-    return _open(folder, source, row_format, tokenizer)
+    return _open(folder, source, content, row_format, tokenizer)
+
+
+def contents(train: ExampleSet, validation: ExampleSet) -> dict[str, str]:
+    """Return the hash of each source's content, by setting."""
+    return {"data.train": train.content, "data.validation": validation.content}
 
 
 def assert_disjoint(train: ExampleSet, other: ExampleSet, name: str) -> None:
@@ -157,24 +166,27 @@ def assert_disjoint(train: ExampleSet, other: ExampleSet, name: str) -> None:
         )
 
 
-def _cache_key(
-    source: str, split: str, config: DataConfig, templates: dict[str, str], tokenizer: PreTrainedTokenizerBase
-) -> str:
-    digest = hashlib.sha256()
+def _content_of(source: str, split: str, config: DataConfig) -> str:
+    """Return a hash of a source's content."""
     path = Path(source)
     if path.is_file():
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-    else:  # a Hub name: its rows are its content; this also tells the user of a source that is not there
-        for record in read_records(
-            source, source_format=config.source_format, split=split, on_bad_row="skip", bad_rows=[]
-        ):
-            digest.update(repr(record).encode())
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    # A Hub name: its rows are its content; this also tells the user of a source that is not there.
+    digest = hashlib.sha256()
+    for record in read_records(source, source_format=config.source_format, split=split, on_bad_row="skip", bad_rows=[]):
+        digest.update(repr(record).encode())
+    return digest.hexdigest()
+
+
+def _cache_key(
+    content: str, source: str, config: DataConfig, templates: dict[str, str], tokenizer: PreTrainedTokenizerBase
+) -> str:
     tokenizer_state = tokenizer.backend_tokenizer.to_str()
-    source_format = path.suffix if config.source_format == "auto" else config.source_format
+    source_format = Path(source).suffix if config.source_format == "auto" else config.source_format
     settings = [CACHE_VERSION, source_format, config.on_bad_row, config.max_tokens, templates]
-    digest.update(json.dumps([*settings, tokenizer.special_tokens_map, tokenizer_state], default=str).encode())
-    return digest.hexdigest()[:32]
+    key = json.dumps([content, *settings, tokenizer.special_tokens_map, tokenizer_state], default=str)
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _build(
@@ -223,7 +235,9 @@ def _build(
         raise
 
 
-def _open(folder: Path, source: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet:
+def _open(
+    folder: Path, source: str, content: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
+) -> ExampleSet:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     first, second, end = meta["separators"]
     bad_rows = [f"{source}:{line}: {reason}" for line, reason in meta["bad_rows"]]
@@ -236,4 +250,4 @@ def _open(folder: Path, source: str, row_format: FormatConfig, tokenizer: PreTra
     )
     with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
         rows = reader.read_all()  # where it lies: the mapping lasts as long as the table
-    return ExampleSet(rows, layout, meta["num_too_long"], bad_rows)
+    return ExampleSet(rows, layout, meta["num_too_long"], bad_rows, content)

@@ -1,5 +1,6 @@
 """Evaluates a run as it goes, and keeps checkpoints, stage models, and the best model of the last stage."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ from pipeline.checkpoint import save_checkpoint
 from pipeline.config import Config
 from pipeline.controller import StageController
 from pipeline.engine import Engine
+from pipeline.errors import Interrupted
 from pipeline.evaluation import evaluate
-from pipeline.examples import ExampleSet
+from pipeline.examples import ExampleSet, contents
+from pipeline.guard import Guard
 from pipeline.model_folder import save_model
 from pipeline.recorder import Recorder
+from pipeline.requests import Request, Requests
 from pipeline.schedule import Stage
+
+SECONDS_BEFORE_KILL = 30
+"""DeepSpeed's launcher kills ranks that long after it has told them to stop; `launchers/one_node.sh` waits for them."""
 
 
 class Keeper:
-    """Evaluates and saves where the recipe says so.
+    """Evaluates and saves where the recipe says so, or somebody asks for it.
 
     Attributes:
         best_accuracy: Best validation accuracy in the last stage, of the model in ``model/``; None before the first.
@@ -33,12 +40,17 @@ class Keeper:
         engine: Engine,
         controller: StageController,
         recorder: Recorder,
+        guard: Guard,
+        requests: Requests,
         tokenizer: PreTrainedTokenizerBase,
         train: ExampleSet,
         validation: ExampleSet,
     ) -> None:
         self._run_dir, self._config = run_dir, config
         self._engine, self._controller, self._recorder, self._tokenizer = engine, controller, recorder, tokenizer
+        self._guard, self._requests = guard, requests
+        self._request = Request.NONE
+        self._content = contents(train, validation)
         self._validation = validation.head(config.evaluation.num_examples)
         lengths = np.unique(train.lengths("question_ids"))
         self._question_length = int(lengths[0]) if len(lengths) == 1 else None
@@ -48,33 +60,44 @@ class Keeper:
         self.best_step: int | None = None
 
     def after_step(self, stage: Stage) -> None:
-        """Evaluate and save in mid-stage, where a number of steps asks for it."""
+        """Evaluate and save in mid-stage, where a number of steps or a request asks for it.
+
+        Raises:
+            Interrupted: If the run was asked to stop; it has saved then.
+        """
+        self._request = max(self._request, self._requests.poll())
         if self._controller.stage_has_ended:
             return  # a checkpoint now would let a resumed run begin the next stage without what after_stage does
         if self._is_due(self._config.evaluation.every_steps):
             self._evaluate(stage)
-        if self._is_due(self._config.run.checkpoint_every):
+        if self._request or self._is_due(self._config.run.checkpoint_every):
             self._checkpoint(stage)
+        self._stop_if_asked()
 
     def after_stage(self, stage: Stage) -> None:
-        """Evaluate at the end of a stage, keep its model if the recipe names it, and write a checkpoint."""
+        """Evaluate at the end of a stage, keep its model if the recipe names it, and write a checkpoint.
+
+        Raises:
+            Interrupted: If the run was asked to stop before its end; it has saved then.
+        """
         config = self._config
         keeps = stage.num_removed in config.run.keep_stages
-        is_due = (
+        evaluates = (
             stage.index % config.evaluation.every_stages == 0
             or self._controller.in_last_stage
             or keeps
             or self._is_due(config.evaluation.every_steps)
-            or self._is_due(config.run.checkpoint_every)
         )
-        if not is_due:
-            return
-        self._evaluate(stage)
+        if evaluates:
+            self._evaluate(stage)
         if keeps:
             # Positions are not built in: a run can start from this model as from any other.
             folder = self._run_dir / "stages" / f"removed_{stage.num_removed:04d}"
             save_model(folder, self._engine, self._tokenizer, self._spec(stage), question_length=None)
-        self._checkpoint(stage)
+        if evaluates or self._request or self._is_due(config.run.checkpoint_every):
+            self._checkpoint(stage)
+        if self._controller.step != self._controller.num_steps:
+            self._stop_if_asked()
 
     def finish(self, stage: Stage) -> None:
         """Evaluate and save where the run ended; if that is before its last stage, its only model is this one."""
@@ -131,17 +154,49 @@ class Keeper:
         self._recorder.restart_clock()
 
     def _checkpoint(self, stage: Stage) -> None:
-        self._saved_at = self._controller.step
+        begin, step = time.monotonic(), self._controller.step
+        self._recorder.flush_to_disk()
         save_checkpoint(
             self._run_dir / "checkpoints",
-            self._controller.step,
+            step,
             self._engine,
             self._tokenizer,
             self._spec(stage),
-            {"controller": self._controller.state(), "keeper": self.state()},
-            self._config.run.keep_checkpoints,
+            self._state_of_run(),
+            keep=self._config.run.keep_checkpoints,
+            ends_stage=self._controller.stage_has_ended,
+            keep_stage_ends=self._config.run.keep_stage_checkpoints,
         )
+        seconds = time.monotonic() - begin
+        self._recorder.write(
+            "checkpoint",
+            step=step,
+            stage=stage.index,
+            num_removed=stage.num_removed,
+            seconds=round(seconds, 3),
+            requested=self._request > Request.NONE,
+        )
+        if self._request is Request.SAVE:
+            self._recorder.say(f"step {step}  saved on request in {seconds:.1f} s")
+            self._request = Request.NONE
+        elif self._request is Request.STOP and seconds > SECONDS_BEFORE_KILL:
+            self._recorder.say(f"saving took {seconds:.0f} s; DeepSpeed's launcher kills after {SECONDS_BEFORE_KILL}")
+        self._saved_at = step
+        self._requests.saved()
         self._recorder.restart_clock()
+
+    def _state_of_run(self) -> dict[str, Any]:
+        return {
+            "controller": self._controller.state(),
+            "keeper": self.state(),
+            "guard": self._guard.state(),
+            "content": self._content,
+        }
+
+    def _stop_if_asked(self) -> None:
+        if self._request is Request.STOP:
+            reason = self._requests.reason or "asked through another rank"
+            raise Interrupted(f"stopped at step {self._controller.step} ({reason}), and saved")
 
     def _save_model(self, stage: Stage) -> None:
         save_model(self._run_dir / "model", self._engine, self._tokenizer, self._spec(stage), self._question_length)

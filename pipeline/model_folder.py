@@ -1,6 +1,5 @@
 """Models on disk: Hugging Face folders that also say how the model is to be asked."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from pipeline.answer_spec import AnswerSpec, load_spec
 from pipeline.engine import Engine, consolidated_weights
+from pipeline.manifest import incomplete, put_in_place, writing
 from pipeline.modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from pipeline.ranks import barrier, rank
+from pipeline.ranks import on_rank_zero, rank
 
 DESCRIPTION = "model"  # folder of a checkpoint: all of the model's own folder but the weights
 
@@ -32,24 +32,29 @@ def save_model(
         spec: How the model is to be asked.
         question_length: Tokens of every question, or None where they differ. With it, and a learned position table,
             kept positions are built into the weights, so that plain ``generate()`` answers as our evaluation does.
+
+    Raises:
+        RunError: On every rank, if the folder cannot be written; an older one is as it was.
     """
     weights = engine.gathered_weights()
-    if rank() == 0:
-        config, has_adapters = engine.model.config, engine.has_adapters
-        if spec.shift and question_length is not None and config.model_type == "gpt2" and not has_adapters:
-            config = _drop_positions(weights, config, question_length, spec.shift)
-            spec = replace(spec, keep_positions=False, built_in_shift=spec.shift, question_length=question_length)
-        temporary = folder.with_name(f".{folder.name}.incomplete")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        engine.model.save_pretrained(temporary, state_dict=weights)
-        if not has_adapters:  # adapters name their base, which has its own
-            config.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        spec.save(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    barrier()
+    config, has_adapters = engine.model.config, engine.has_adapters
+    if rank() == 0 and spec.shift and question_length is not None and config.model_type == "gpt2" and not has_adapters:
+        config = _drop_positions(weights, config, question_length, spec.shift)
+        spec = replace(spec, keep_positions=False, built_in_shift=spec.shift, question_length=question_length)
+
+    def write() -> None:
+        with writing(folder):
+            temporary = incomplete(folder)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            engine.model.save_pretrained(temporary, state_dict=weights)
+            if not has_adapters:  # adapters name their base, which has its own
+                config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            spec.save(temporary)
+            put_in_place(folder)
+
+    on_rank_zero(write)
 
 
 def save_description(folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, spec: AnswerSpec) -> None:

@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as torch_dist
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 
 
 def rank() -> int:
@@ -42,18 +43,51 @@ def barrier() -> None:
     torch_dist.barrier()
 
 
+def largest_of_all_ranks(value: int) -> int:
+    """Return the largest of the ranks' values."""
+    if world_size() == 1:
+        return value
+    box = torch.tensor(value, device="cuda" if torch_dist.get_backend() == "nccl" else "cpu")
+    torch_dist.all_reduce(box, op=torch_dist.ReduceOp.MAX)
+    return int(box)
+
+
+def sum_over_ranks(values: torch.Tensor) -> list[float]:
+    """Return the ranks' values, (num_values,), added up. Here a rank waits for the others, and for its device."""
+    torch_dist.all_reduce(values)
+    return values.tolist()
+
+
+def on_every_rank(work: Callable[[], None]) -> None:
+    """Let every rank do its part, and wait until all have.
+
+    Raises:
+        RunError: On every rank, if any raised one: it must not leave the others waiting.
+    """
+    fault = None
+    try:
+        work()
+    except RunError as error:
+        fault = str(error) if world_size() == 1 else f"rank {rank()}: {error}"
+    faults = [other for other in gather_lists([fault]) if other is not None]
+    if faults:
+        raise RunError(faults[0])
+
+
 def on_rank_zero(work: Callable[[], None]) -> None:
     """Let rank 0 do something while the others wait.
 
     Raises:
-        UserError: On every rank, if rank 0 raised one: it must not leave the others waiting.
+        UserError, RunError: On every rank, if rank 0 raised one: it must not leave the others waiting.
     """
-    fault = None
+    fault: UserError | RunError | None = None
     if rank() == 0:
         try:
             work()
-        except UserError as error:
-            fault = str(error)
-    fault = from_rank_zero(fault)
+        except (UserError, RunError) as error:
+            fault = error
+    kind, text = from_rank_zero((type(fault), str(fault)))
     if fault is not None:
-        raise UserError(fault)
+        raise fault
+    if kind in (UserError, RunError):
+        raise kind(text)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -18,11 +19,13 @@ from pipeline.batching import StepBatch
 from pipeline.config import Config, config_to_yaml
 from pipeline.controller import StageController
 from pipeline.engine import StepMetrics
+from pipeline.manifest import write_text
 from pipeline.ranks import rank, world_size
 from pipeline.schedule import Stage
 from pipeline.throughput import Throughput
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "bitsandbytes", "datasets", "tokenizers", "numpy")
+FILES = ("metrics.jsonl", "samples.jsonl")
 SECONDS_BETWEEN_LINES = 10  # where there is no terminal to draw a bar on
 
 
@@ -43,11 +46,11 @@ class Recorder:
         if not self._active:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "recipe.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-        (run_dir / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        write_text(run_dir / "recipe.yaml", config_to_yaml(config))
+        write_text(run_dir / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+        for name in FILES:
             _drop_rows_after(run_dir / name, num_steps_done)
-        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = (run_dir / FILES[0]).open("a", encoding="utf-8")
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -90,8 +93,11 @@ class Recorder:
         )
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one row to metrics.jsonl."""
+        """Append one row to metrics.jsonl; JSON has no word for inf and NaN, so they become null."""
         if self._active:
+            for name, value in fields.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    fields[name] = None
             self._metrics.write(json.dumps({"kind": kind, **fields}) + "\n")
             self._metrics.flush()
 
@@ -105,6 +111,14 @@ class Recorder:
         """Print a line above the progress bar."""
         if self._active:
             self._console.print(text, highlight=False, markup=False)
+
+    def flush_to_disk(self) -> None:
+        """Let nothing that was written so far be lost, not even with the machine."""
+        if self._active:
+            for name in FILES:
+                if (path := self._run_dir / name).exists():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
 
     def restart_clock(self) -> None:
         """Begin to measure speed anew."""
@@ -134,11 +148,18 @@ class Recorder:
 def _drop_rows_after(path: Path, step: int) -> None:
     """Drop what a cut run wrote after the checkpoint it goes on from, half a last row included; no row stands twice."""
     if path.exists():
-        with path.open(encoding="utf-8") as file:
-            kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-        beside = path.with_suffix(".incomplete")
-        beside.write_text("".join(kept), encoding="utf-8")
-        os.replace(beside, path)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            kept = [line for line in file if (row := _whole(line)) is not None and row["step"] <= step]
+        write_text(path, "".join(kept))
+
+
+def _whole(line: str) -> dict[str, Any] | None:
+    """Return a row, or None of a line that a cut left unfinished."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if line.endswith("\n") and isinstance(row, dict) and "step" in row else None
 
 
 def _peak_memory_mib() -> float:

@@ -1,14 +1,56 @@
 """The run directory: one run in it, and no other."""
 
+import logging
 import os
 import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config import Config, changes_of_the_past, load_config
+from filelock import BaseFileLock, FileLock, Timeout
+
+from pipeline.config import Change, Config, changes, load_config
 from pipeline.errors import UserError
 from pipeline.ranks import barrier, from_rank_zero, rank
 
+logger = logging.getLogger(__name__)
+
 EXTENDED = "base"  # begins the name of a folder with a copy of the model that has more positions
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep every other run out of a run directory, which is made. The lock ends with the process, however that ends.
+
+    Raises:
+        UserError: On every rank, if another run is in it.
+    """
+    lock = FileLock(run_dir / LOCK, blocking=False)
+    fault = None
+    if rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        fault = _take(lock, run_dir)
+    if fault := from_rank_zero(fault):
+        raise UserError(fault)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lock: BaseFileLock, run_dir: Path) -> str | None:
+    """Take the lock and say so in the directory; return who has it, if somebody has."""
+    holder = run_dir / f"{LOCK}.holder"
+    try:
+        lock.acquire()
+    except Timeout:
+        return f"run.output_dir ({run_dir}) is in use by {holder.read_text()}; wait for it, or name another folder."
+    holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    return None
 
 
 def check_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) -> None:
@@ -27,6 +69,11 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return f"run.output_dir ({run_dir}): {parent} is not a folder that can be written to; name another."
+    if (run_dir / LOCK).exists():
+        lock = FileLock(run_dir / LOCK, blocking=False)
+        if fault := _take(lock, run_dir):
+            return fault  # now, rather than when data and model are read
+        lock.release()
     if not (run_dir / "metrics.jsonl").exists():
         return None
     if not (resume or overwrite):
@@ -40,10 +87,48 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
         before = load_config(run_dir / "recipe.yaml")
     except UserError as error:  # raised here, on rank 0 alone, it would leave the others waiting
         return str(error)
+    changed = changes(before, config)
+    if all(change.is_free for change in changed):
+        for line in _table(changed):
+            logger.info(line)
+        return None
     return "\n".join(
-        f"{name}: {old!r} when the run began, {new!r} now; a resumed run keeps it. Undo that, or start another."
-        for name, old, new in changes_of_the_past(before, config)
+        [
+            f"--resume: the recipe is another one than in {run_dir}/recipe.yaml, in settings that have shaped the run; "
+            "undo what is marked, or start another run.",
+            *_table(changed),
+        ]
     )
+
+
+def _table(changed: Sequence[Change]) -> list[str]:
+    """Return lines that set side by side what the run began with and what it is to go on with."""
+    if not changed:
+        return []
+    rows = [("setting", "when the run began", "now", "")]
+    rows += [
+        (change.name, repr(change.before), repr(change.now), "" if change.is_free else "<- keep") for change in changed
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def check_content(before: dict[str, str], now: dict[str, str]) -> None:
+    """Refuse to go on with other rows than a run began with.
+
+    Args:
+        before: Hash of each source's content, by setting, as saved.
+        now: The same, of this run.
+
+    Raises:
+        UserError: If they differ.
+    """
+    changed = [name for name in before if before[name] != now[name]]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: the content is another one than when the run began, and a resumed run must see the "
+            "same rows. Put it back, or start another run."
+        )
 
 
 def clear_run_dir(run_dir: Path, base: Path) -> None:

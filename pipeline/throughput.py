@@ -45,7 +45,7 @@ class Throughput:
 
     def add(self, batch: StepBatch) -> None:
         """Count a step of all ranks."""
-        self._rows += batch.num_rows
+        self._rows += len(batch.row_numbers)
         self._tokens += batch.num_tokens
         if self._size is not None:
             # Repeated work of gradient checkpointing is none of the model's, and does not count in MFU.

@@ -1,13 +1,15 @@
 """The `tacit` command: finds the sub-command, turns a user's mistake into one message and exit code 2."""
 
+import errno
 import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from pipeline.cli.arguments import check_command
-from pipeline.errors import UserError
+from pipeline.errors import Interrupted, RunError, UserError
 
 COMMANDS = {
     "plan": "What a recipe will do and need: stages, tokens, FLOPs, memory, time.",
@@ -18,8 +20,10 @@ COMMANDS = {
     "data": "Make, convert and split data.",
     "doctor": "Is this machine, and a recipe on it, fit to run?",
 }
+FAILURE = 1
 USAGE = 2
 INTERRUPTED = 75  # what a scheduler takes for "start me again"
+SECONDS_TO_TELL = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the command's name; None takes the process's own.
 
     Returns:
-        0 done, 2 wrong use or input, 75 interrupted and resumable.
+        0 done, 1 the run could not go on, 2 wrong use or input, 75 interrupted and resumable.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -43,17 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Only the sub-command asked for is imported: torch and its friends take seconds.
         return importlib.import_module(f"pipeline.cli.{name}").main(rest)
     except UserError as error:
-        rank = os.environ.get("RANK", "0")
-        local_rank = os.environ.get("LOCAL_RANK", rank)
-        if local_rank == "0":  # the ranks of a node find the same mistake; one of them tells it
-            node = "" if rank == "0" else f" (rank {rank})"
-            for line in str(error).split("\n"):
-                print(f"tacit: error{node}: {line}", file=sys.stderr)
+        _tell("error", str(error))
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(SECONDS_TO_TELL)  # or the launcher may end the one that tells, before it has
         return USAGE
-    except KeyboardInterrupt:
-        hint = "; `--resume` goes on from the last checkpoint" if name == "train" else ""
-        print(f"tacit: interrupted{hint}.", file=sys.stderr)
+    except RunError as error:
+        _tell("error", str(error))
+        return FAILURE
+    except Interrupted as stop:
+        _tell("interrupted", f"{stop}; --resume goes on from there.")
         return INTERRUPTED
+    except KeyboardInterrupt:
+        _tell("interrupted", "--resume goes on from the last checkpoint." if name == "train" else "")
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _tell("error", f"{error.strerror}: {error.filename or 'a file could not be written'}; make room.")
+        return FAILURE
+
+
+def _tell(kind: str, text: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    if os.environ.get("LOCAL_RANK", rank) == "0":  # the ranks of a node find the same; one of them tells it
+        node = "" if rank == "0" else f" (rank {rank})"
+        for line in text.split("\n"):
+            print(f"tacit: {kind}{node}: {line}", file=sys.stderr)
 
 
 def _help() -> str:

@@ -1,6 +1,6 @@
 """Settings of a run: what they are (``schema``), how they are read (``parsing``), which go together (``checks``)."""
 
-from pipeline.config.checks import changes_of_the_past
+from pipeline.config.checks import Change, changes
 from pipeline.config.parsing import config_to_yaml, load_config, parse_command_line
 from pipeline.config.schema import (
     AdaptiveConfig,
@@ -19,6 +19,7 @@ from pipeline.config.schema import (
 
 __all__ = [
     "AdaptiveConfig",
+    "Change",
     "Config",
     "DataConfig",
     "EngineConfig",
@@ -30,7 +31,7 @@ __all__ = [
     "RemovalConfig",
     "RunConfig",
     "ScheduleConfig",
-    "changes_of_the_past",
+    "changes",
     "config_to_yaml",
     "load_config",
     "parse_command_line",

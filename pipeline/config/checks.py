@@ -27,8 +27,10 @@ MINIMUM = {
     "optim.global_batch_size": 1,
     "optim.weight_decay": 0,
     "optim.max_grad_norm": 0,
+    "optim.max_nonfinite": 1,
     "engine.micro_batch_tokens": 1,
     "engine.num_threads": 1,
+    "engine.rank_timeout": 5,
     "evaluation.every_steps": 1,
     "evaluation.every_stages": 1,
     "evaluation.num_examples": 1,
@@ -46,6 +48,8 @@ POSITIVE = (
     "schedule.adaptive.relative_threshold",
     "optim.lr",
     "optim.eps",
+    "run.checkpoint_minutes",
+    "run.collapse_ratio",
 )
 REQUIRED = {
     "data.train": "name a file or a Hub data set of training rows.",
@@ -56,27 +60,45 @@ REQUIRED = {
 
 # What a resumed run may change: it shapes the steps to come, or none at all.
 FREE_ON_RESUME = (
+    "data.train",  # a file may be moved: its content is compared
+    "data.validation",
     "data.cache_dir",
     "schedule.max_steps",
     "schedule.final_epochs",
     "engine.micro_batch_tokens",
     "engine.num_threads",
+    "engine.rank_timeout",
     "evaluation.",
+    "optim.on_nonfinite",
+    "optim.max_nonfinite",
     "run.output_dir",
     "run.log_every",
     "run.checkpoint_every",
+    "run.checkpoint_minutes",
     "run.keep_checkpoints",
+    "run.keep_stage_checkpoints",
     "run.keep_stages",
+    "run.collapse_ratio",
 )
 
 
-def changes_of_the_past(before: Config, now: Config) -> list[tuple[str, Any, Any]]:
-    """Return the settings, with old and new value, whose change would make a resumed run another one than it was."""
-    return [
-        (name, old, new)
-        for name, old, new in _differences(dataclasses.asdict(before), dataclasses.asdict(now))
-        if not name.startswith(FREE_ON_RESUME)
-    ]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """A setting that is another one than when the run began."""
+
+    name: str
+    before: Any
+    now: Any
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a resumed run may change it; else it would become another run than it was."""
+        return self.name.startswith(FREE_ON_RESUME)
+
+
+def changes(before: Config, now: Config) -> list[Change]:
+    """Return what a resumed run has changed in its recipe."""
+    return [Change(*difference) for difference in _differences(dataclasses.asdict(before), dataclasses.asdict(now))]
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -179,6 +179,11 @@ class OptimConfig:
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down; 0 turns clipping off."""
+    on_nonfinite: Literal["skip", "roll_back"] = "skip"
+    """What a step does whose loss or gradient is inf or NaN: ``skip`` it, leaving weights and moments as they are, or
+    ``roll_back`` weights and moments to the newest checkpoint. Data and schedule go on behind it in both cases."""
+    max_nonfinite: int = 3
+    """Such steps in a row after which the run stops."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,8 @@ class EngineConfig:
     """Most padded tokens a rank puts through the model at once. The memory setting: it never changes the result."""
     num_threads: int | None = None
     """CPU threads a rank computes with; null leaves the choice to the launcher (OMP_NUM_THREADS) or to PyTorch."""
+    rank_timeout: int = 600
+    """Seconds for which a rank may be silent, or stand still, before the other ranks end the run and name it."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +230,17 @@ class RunConfig:
     log_every: int = 10
     """Optimizer steps between two rows of metrics.jsonl."""
     checkpoint_every: int | None = None
-    """Optimizer steps between two checkpoints; null writes one at each end of an evaluated stage only."""
+    """Optimizer steps between two checkpoints; null leaves it to the stages and the clock. One is written at the end of
+    every evaluated stage, when the run is asked to stop, and when a file ``save_now`` appears in the run directory."""
+    checkpoint_minutes: float | None = 30.0
+    """Minutes after which a checkpoint is written if there was none meanwhile; null does not look at the clock."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept."""
+    keep_stage_checkpoints: bool = False
+    """Whether checkpoints written at a stage's end are kept as well."""
+    collapse_ratio: float = 2.0
+    """A stage counts as collapsed if the loss at its end is above so many times that of the last stage which did not;
+    recorded and told, nothing else."""
     keep_stages: list[int] = field(default_factory=list)
     """Numbers of removed units whose model is kept under ``stages/`` when that stage ends; 0 is explicit CoT."""
 

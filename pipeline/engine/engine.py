@@ -1,5 +1,6 @@
 """A model and its optimizer under DeepSpeed."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,15 +9,15 @@ from typing import Any
 
 import deepspeed
 import torch
-import torch.distributed as torch_dist
 from transformers import PreTrainedModel
 
 from pipeline.batching import StepBatch
 from pipeline.engine.optimizer import reset_state
-from pipeline.engine.saved_state import TAG, SafeCheckpointEngine
+from pipeline.engine.saved_state import TAG, SafeCheckpointEngine, shared_out_anew
+from pipeline.errors import UserError
 from pipeline.loss import token_loss_sum
 from pipeline.modeling.attention import packs
-from pipeline.ranks import rank, world_size
+from pipeline.ranks import rank, sum_over_ranks, world_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class StepMetrics:
     grad_norm: float
     """Global gradient norm before clipping."""
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are numbers; where they are not, the step has changed no weight and no moment."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
 
 class Engine:
     """A model and its optimizer under DeepSpeed."""
@@ -38,8 +44,11 @@ class Engine:
         self._ds = ds_engine
         config = self.model.config
         self._packs_rows = padding_free and packs(config._attn_implementation, type(self.model), config)
-        self._ds.checkpoint_engine = SafeCheckpointEngine()
+        self._files = SafeCheckpointEngine()
+        self._ds.checkpoint_engine = self._files
         self._base_optimizer = optimizer
+        self._unclipped_norm: torch.Tensor | None = None
+        optimizer.register_step_pre_hook(self._withhold_nonfinite)
         self._seed = seed
 
     @property
@@ -81,11 +90,10 @@ class Engine:
             self._ds.backward(scaled, scale_wrt_gas=False)
             totals += torch.stack([loss_sum.detach().double(), num_correct.double()])
             del loss_sum, num_correct, scaled  # or the next forward pass runs beside what this one kept
-            unclipped_norm = self._plain_grad_norm()
+            self._unclipped_norm = self._plain_grad_norm()
             self._ds.step()
-        torch_dist.all_reduce(totals)
-        loss, accuracy = (totals / batch.num_label_tokens).tolist()
-        grad_norm = self._ds.get_global_grad_norm() if unclipped_norm is None else unclipped_norm
+        loss, accuracy = (total / batch.num_label_tokens for total in sum_over_ranks(totals))
+        grad_norm = self._ds.get_global_grad_norm() if self._unclipped_norm is None else self._unclipped_norm
         return StepMetrics(loss, accuracy, float(grad_norm))
 
     def _plain_grad_norm(self) -> torch.Tensor | None:
@@ -93,6 +101,13 @@ class Engine:
         if self._ds.optimizer is not self._base_optimizer or not self._ds.is_gradient_accumulation_boundary():
             return None
         return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def _withhold_nonfinite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Take the gradients away before a step that DeepSpeed would not leave out: AdamW then changes nothing."""
+        if self._unclipped_norm is not None and not torch.isfinite(self._unclipped_norm):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def reset_optimizer_state(self) -> None:
         """Let AdamW start afresh on the weights it trains, as they are. Frozen weights are none of its business.
@@ -150,11 +165,37 @@ class Engine:
         return {name: weight for name, weight in weights.items() if name in persistent}
 
     def save(self, folder: Path) -> None:
-        """Write trained weights and optimizer state; every rank writes its part. Frozen weights are left out."""
-        self._ds.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=self.has_adapters)
+        """Write trained weights and optimizer state; every rank writes its part. Frozen weights are left out.
 
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote, under the same number of ranks."""
+        Raises:
+            OSError: On a rank whose part could not be written, after every rank is through.
+        """
+        self._ds.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=self.has_adapters)
+        self._files.raise_fault()
+
+    def load(self, folder: Path, num_saving_ranks: int) -> None:
+        """Read what ``save`` wrote.
+
+        Args:
+            folder: Where ``save`` wrote.
+            num_saving_ranks: World size of the run that saved. With another one now, the parts are put together and
+                shared out anew.
+
+        Raises:
+            UserError: If the optimizer's state cannot be shared out anew.
+        """
+        if num_saving_ranks != world_size() and self._ds.zero_optimization():
+            if not isinstance(self._base_optimizer, torch.optim.AdamW):
+                raise UserError(
+                    f"optim.optimizer: its 8-bit moments, saved by {num_saving_ranks} ranks, cannot be shared out "
+                    f"among {world_size()}; start the run with {num_saving_ranks}."
+                )
+            with shared_out_anew(self._ds, folder) as universal:
+                self._load(universal)
+            return
+        self._load(folder)
+
+    def _load(self, folder: Path) -> None:
         path, _ = self._ds.load_checkpoint(
             str(folder),
             tag=TAG,

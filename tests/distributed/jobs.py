@@ -1,20 +1,28 @@
 """What the ranks run; each function returns plain values for the test to compare."""
 
+import errno
 import json
+import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.integrations import HfDeepSpeedConfig
 
+import pipeline.engine.engine as engine_module
 from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate, plan_micro_batches
 from pipeline.config import Config, EngineConfig, OptimConfig
 from pipeline.controller import StageController
 from pipeline.ds_config import fill_ds_config, load_ds_config
 from pipeline.engine import Engine, StepMetrics, build_engine
+from pipeline.errors import Interrupted, RunError
 from pipeline.layout import Row, SequenceLayout
+from pipeline.loss import token_loss_sum
 from pipeline.modeling import build_model, build_tokenizer
 from pipeline.preparation import load_data, prepare_engine
 from pipeline.ranks import barrier, rank, world_size
@@ -52,7 +60,7 @@ def tiny_batch(micro_batch_tokens: int) -> StepBatch:
         0,
         [collate([rows[i] for i in positions], LAYOUT) for positions in plan],
         num_label_tokens=sum(length - 4 for length in lengths),
-        num_rows=len(rows),
+        row_numbers=tuple(range(len(rows))),
         num_tokens=sum(lengths),
         sum_of_squares=sum(length**2 for length in lengths),
     )
@@ -123,7 +131,7 @@ def run_cut_and_resume(config: Config, step: int) -> tuple[list[dict[str, Any]],
     """Train a recipe, take away the checkpoints after ``step``, resume; return the metrics of both."""
     whole = run_training(config, False)
     if rank() == 0:
-        for path in (Path(config.run.output_dir) / "checkpoints").iterdir():
+        for path in (Path(config.run.output_dir) / "checkpoints").glob("step_*"):
             if path.name > f"step_{step:08d}":
                 shutil.rmtree(path)
     barrier()
@@ -239,3 +247,85 @@ def _label_rows(micro_batch: MicroBatch) -> list[tuple[int, ...]]:
     ]
     carries = (micro_batch.labels != IGNORE_INDEX).any(-1).tolist()
     return [row for row, has_labels in zip(rows, carries, strict=True) if has_labels]
+
+
+def run_with_faulty_steps(config: Config, steps: list[int]) -> dict[str, Any]:
+    """Train a recipe in which the loss of some steps, counted from 1, is NaN on the last rank alone.
+
+    Returns:
+        The metrics, what ended the run early, and whether each faulty step left weights and moments as they were.
+    """
+    unchanged = []
+
+    class Faulty(Engine):
+        def train_step(self, batch: StepBatch, learning_rate: float) -> StepMetrics:
+            is_faulty = batch.step + 1 in steps
+            before = _trained_state(self) if is_faulty else []
+            with pytest.MonkeyPatch.context() as patch:
+                if is_faulty and rank() == world_size() - 1:
+                    patch.setattr(engine_module, "token_loss_sum", _nan_loss)
+                metrics = super().train_step(batch, learning_rate)
+            if is_faulty:
+                after = _trained_state(self)
+                unchanged.append(
+                    len(before) == len(after) and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+                )
+            return metrics
+
+    fault = ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.engine.build.Engine", Faulty)
+        try:
+            train(config)
+        except RunError as error:
+            fault = str(error)
+    lines = (Path(config.run.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return {"rows": [json.loads(line) for line in lines], "fault": fault, "unchanged": unchanged}
+
+
+def _nan_loss(*arguments: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    loss, num_correct = token_loss_sum(*arguments, **settings)
+    return loss * math.nan, num_correct
+
+
+def _trained_state(engine: Engine) -> list[torch.Tensor]:
+    state = engine.optimizer_state()
+    return [tensor.clone() for weight, moments in state for tensor in (weight.detach(), *moments.values())]
+
+
+def run_until_asked(config: Config, asked_rank: int, step: int) -> str:
+    """Train a recipe in which one rank gets SIGUSR1 during a step; return what ended the run."""
+
+    class Asked(Engine):
+        def train_step(self, batch: StepBatch, learning_rate: float) -> StepMetrics:
+            if batch.step + 1 == step and rank() == asked_rank:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().train_step(batch, learning_rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.engine.build.Engine", Asked)
+        try:
+            train(config)
+        except Interrupted as stop:
+            return str(stop)
+    return ""
+
+
+def save_with_a_full_disk(config: Config, full_rank: int) -> str:
+    """Train a recipe in which one rank cannot write its part of the second checkpoint; return what ended the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        saves = []
+
+        def save(state: Any, file: Any) -> None:
+            saves.append(file)
+            if rank() == full_rank and "00000001" not in file.name:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            torch_save(state, file)
+
+        torch_save = torch.save
+        patch.setattr(torch, "save", save)
+        try:
+            train(config)
+        except RunError as error:
+            return str(error)
+    return ""

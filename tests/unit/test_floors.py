@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "pipeline"
 FLOORS = (
     ("errors",),
     ("config", "records", "word_tokenizer", "words"),
-    ("scoring", "tasks", "schedule", "learning_rate"),
+    ("scoring", "tasks", "schedule", "learning_rate", "collapse", "manifest"),
     ("removal",),
     ("layout", "answer_spec"),
     ("model_card",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("token_table",),
     ("examples",),
     ("batching", "modeling", "ds_config", "ranks"),
-    ("packing",),
+    ("packing", "requests", "watchdog"),
     ("loss", "flops"),
     ("engine", "throughput"),
     ("decoding", "model_folder"),
@@ -32,6 +32,7 @@ FLOORS = (
     ("evaluation",),
     ("controller",),
     ("recorder",),
+    ("guard",),
     ("keeper", "comparison", "export", "run_dir"),
     ("preparation",),
     ("train", "plan", "doctor"),
@@ -40,7 +41,7 @@ FLOORS = (
     ("__main__",),
 )
 # What is pure must stay quick to import and to test.
-WITHOUT_TORCH = {"errors", "config", "records", "scoring", "tasks", "schedule", "learning_rate"}
+WITHOUT_TORCH = {"errors", "config", "records", "scoring", "tasks", "schedule", "learning_rate", "collapse"}
 ONLY_IMPORTER_OF_DEEPSPEED = "engine"
 
 

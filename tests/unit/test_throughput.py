@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def batch(step: int = 0) -> StepBatch:
-    return StepBatch(step, [], num_label_tokens=6, num_rows=2, num_tokens=10, sum_of_squares=58)
+    return StepBatch(step, [], num_label_tokens=6, row_numbers=(0, 1), num_tokens=10, sum_of_squares=58)
 
 
 def test_rates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
