@@ -49,6 +49,10 @@ def _take(lock: BaseFileLock, run_dir: Path) -> str | None:
         lock.acquire()
     except Timeout:
         return f"run.output_dir ({run_dir}) is in use by {holder.read_text()}; wait for it, or name another folder."
+    except NotImplementedError:  # some cluster file systems
+        logger.warning(
+            "run.output_dir (%s): no locks on this file system; see to it that no other run is there", run_dir
+        )
     holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     return None
 

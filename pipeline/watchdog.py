@@ -14,7 +14,6 @@ from types import FrameType, TracebackType
 
 import torch.distributed as torch_dist
 
-from pipeline.errors import RunError
 from pipeline.ranks import from_rank_zero, gather_lists, rank, world_size
 
 # Code in which a rank waits for other ranks: collectives, locks, and autograd, whose hooks call collectives elsewhere.
@@ -26,7 +25,7 @@ SECONDS_TO_FOLLOW = 5.0  # a rank may be that much later than others to leave, o
 class Watchdog:
     """Watches from ``__enter__`` to ``__exit__``; with one rank it does nothing.
 
-    A failing collective raises on the ranks that are left; ``__exit__`` then tells which one is gone.
+    A collective that fails raises on the ranks that are left; ``__exit__`` then tells which one is gone.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -48,8 +47,8 @@ class Watchdog:
         if world_size() == 1:
             return
         if isinstance(error, RuntimeError) and (gone := self._wait_for_loss()):
-            self._leaving.set()
-            raise RunError(gone) from error
+            reason = str(error).partition("\n")[0]
+            _end(f"{gone} (seen here as: {reason})")
         self._leaving.set()
         self._thread.join(timeout=SECONDS_TO_FOLLOW)
 

@@ -111,8 +111,9 @@ def test_wrong_use_is_refused(
 
 def test_one_node(stand_ins: StandIns) -> None:
     assert stand_ins.run("one_node.sh", "2", "my recipe.yaml", *OVERRIDES, MASTER_PORT="1234")[0] == 0
-    expected = ["--num_gpus", "2", "--master_port", "1234", "--no_local_rank", "--module", *TRAIN[1:], *OVERRIDES]
-    called = stand_ins.calls("deepspeed")
+    expected = ["launchers/forward_signals.py", "deepspeed", "--num_gpus", "2", "--master_port", "1234"]
+    expected += ["--no_local_rank", "--module", *TRAIN[1:], *OVERRIDES]
+    called = stand_ins.calls("python")
     assert called is not None and called[: len(expected)] == expected
 
 
