@@ -19,6 +19,8 @@ from pipeline.modeling.lora import add_adapters
 # (arXiv:2305.14314, section 3); 8 bits with one fp32 scale a row, which is too little to count.
 STORED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
+NO_DROPOUT = ("attn_pdrop", "attention_dropout")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
@@ -74,6 +76,8 @@ def build_fake_model(
         raise UserError(f"model: {model_config.model_type} is not a causal language model; take one, such as gpt2.")
     # flash_attention_2 needs its package to be built, and keeps the same tensors as sdpa's fused kernel.
     wanted = "eager" if settings.attention == "eager" else "sdpa"
+    # A GPU's fused kernels draw attention's dropout as they go; the CPU's, which fake tensors ask for, cannot.
+    model_config = model_config.__class__.from_dict({**model_config.to_dict(), **dict.fromkeys(NO_DROPOUT, 0.0)})
     with torch.device("meta"):  # peft moves weights about, which fake ones do not allow
         model = _from_config(model_config, settings, wanted, dtype)
         fuse_gelu(model)
@@ -131,6 +135,15 @@ def with_positions(model_config: PretrainedConfig, num_positions: int) -> Pretra
     longer = model_config.__class__.from_dict(model_config.to_dict())
     longer.max_position_embeddings = num_positions  # GPT-2's own name for it is an alias
     return longer
+
+
+def with_layers(model_config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
+    """Return the configuration with the first ``num_layers`` layers alone."""
+    shorter = model_config.__class__.from_dict(model_config.to_dict())
+    shorter.num_hidden_layers = num_layers  # GPT-2's own name for it is an alias
+    if getattr(shorter, "layer_types", None):
+        shorter.layer_types = shorter.layer_types[:num_layers]
+    return shorter
 
 
 def _quantized_weights(model: PreTrainedModel) -> dict[int, int]:

@@ -9,7 +9,7 @@ from pipeline.batching import plan_micro_batches, steps_per_epoch
 from pipeline.config import Config
 from pipeline.ds_config import check_suits_quantization
 from pipeline.errors import UserError
-from pipeline.modeling.fake_model import FakeModel, ModelSize, build_fake_model, with_positions
+from pipeline.modeling.fake_model import FakeModel, ModelSize, build_fake_model, with_layers, with_positions
 from pipeline.plan.lengths import RowLengths
 from pipeline.plan.memory import Memory, Placement, host_bytes, memory_by_phase
 from pipeline.plan.stages import StagePlan, plan_stages
@@ -17,6 +17,7 @@ from pipeline.plan.trace import DecodingTrace, MicroBatchTrace, between, trace_d
 from pipeline.plan.zero import zero_settings
 
 EXTRA_TOKENS = 8  # that decoding may write beyond the longest target
+FEW_LAYERS = (2, 3)  # that are traced; of more that are like them, the bytes grow in proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,12 @@ class Planner:
         num_rows = batch.batch_size if batch.num_examples is None else min(batch.batch_size, batch.num_examples)
         key = _shapes_key(config)
         if key not in self._decoding:
-            self._decoding[key] = trace_decoding(self._model(config), 1, prompt)
+            models, share = self._models_to_trace(config)
+            first, last = (trace_decoding(model, 1, prompt) for model in (models[0], models[-1]))
+            self._decoding[key] = DecodingTrace(
+                round(first.peak + share * (last.peak - first.peak)),
+                round(first.cache + share * (last.cache - first.cache)),
+            )
         one = self._decoding[key]
         return num_rows * (one.peak + one.cache * written // prompt)
 
@@ -131,18 +137,39 @@ class Planner:
         wanted = largest.num_rows
         for num_rows in {wanted} if like is None or wanted in traces else {1, like}:
             if num_rows not in traces:
-                traces[num_rows] = trace_micro_batch(
-                    self._model(config), num_rows, largest.row_length, largest.num_labels
-                )
+                traces[num_rows] = self._trace_layers(config, num_rows, largest)
         if wanted in traces:
             return traces[wanted]
         assert like is not None
         return between(traces[1], traces[like], (wanted - 1) / max(like - 1, 1))
 
-    def _model(self, config: Config) -> FakeModel:
-        key = repr((config.model, config.lora, config.engine.precision))
+    def _trace_layers(self, config: Config, num_rows: int, largest: LargestMicroBatch) -> MicroBatchTrace:
+        models, share = self._models_to_trace(config)
+        traces = [trace_micro_batch(model, num_rows, largest.row_length, largest.num_labels) for model in models]
+        return between(traces[0], traces[-1], share)
+
+    def _models_to_trace(self, config: Config) -> tuple[list[FakeModel], float]:
+        """Return two models of a few layers, and the place of the recipe's own on the line through them, 0 the first.
+
+        Where its layers are few, or not all alike, it is the only one.
+        """
+        whole = self._model(config)
+        num_layers, (fewer, more) = whole.size.num_layers, FEW_LAYERS
+        if num_layers <= more:
+            return [whole], 0.0
+        models, share = [self._model(config, number) for number in FEW_LAYERS], (num_layers - fewer) / (more - fewer)
+        weights = [model.size.num_weights for model in models]
+        if whole.size.num_weights != weights[0] + share * (weights[1] - weights[0]):
+            return [whole], 0.0
+        return models, share
+
+    def _model(self, config: Config, num_layers: int | None = None) -> FakeModel:
+        """Return a recipe's model, or one with so many of its layers."""
+        key = repr((config.model, config.lora, config.engine.precision, num_layers))
         if key not in self._models:
             model_config = self._with_positions(config)
+            if num_layers is not None:
+                model_config = with_layers(model_config, num_layers)
             self._models[key] = build_fake_model(model_config, config.model, config.lora, _dtype(config))
         return self._models[key]
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from pipeline.loss import summed_cross_entropy
@@ -38,22 +36,43 @@ class MicroBatchTrace:
 
     before_gradients: Peak
     """Until the first weight gradient is complete."""
-    after_first_gradient: Peak
-    """From then on; a gradient counts as an activation until it is complete, and not at all after that."""
-    gathering_gradients: Peak
-    """Of the whole, with the gradients that are complete: for a step of one micro-batch, which begins without any."""
+    after_top: Peak
+    """From then on, while the last layer's gradients are made; a gradient counts as an activation until it is complete,
+    and not at all after that."""
+    after_bottom: Peak
+    """While the first layer's are made, at the end."""
+    gathering_top: Peak
+    """Until the last layer's gradients are made, those that are complete included."""
+    gathering_bottom: Peak
+    """While the first layer's are made."""
+
+    # From the last layer to the first, activations go and gradients come at a steady pace: no moment between is worse.
+    @property
+    def after_first_gradient(self) -> Peak:
+        """Of the backward pass, without gradients that are complete."""
+        return _larger(self.after_top, self.after_bottom)
+
+    @property
+    def gathering_gradients(self) -> Peak:
+        """Of the whole, gradients that are complete included: for a step of one micro-batch, which begins without any."""
+        return _larger(self.gathering_top, self.gathering_bottom)
+
+
+def _larger(one: Peak, other: Peak) -> Peak:
+    return other if other.total > one.total else one
 
 
 def between(few: MicroBatchTrace, many: MicroBatchTrace, share: float) -> MicroBatchTrace:
-    """Estimate the trace of a micro-batch from one with fewer rows and one with more.
+    """Estimate a trace from one with fewer rows, or layers, and one with more.
 
-    Each moment's bytes grow in proportion to the rows, and the worst moment is the largest of these, so a point between
-    the two lies under their chord: the estimate may be too high, not too low. Beyond ``many`` it is the other way.
+    Each moment's bytes grow in proportion to rows and layers, and the worst moment is the largest of these, so a point
+    between the two lies under their chord: the estimate may be too high, not too low. Beyond ``many`` it is the other
+    way, but for layers that are all alike, which change no moment's place among the others.
 
     Args:
-        few: Of the smaller micro-batch.
+        few: Of the smaller micro-batch or model.
         many: Of the larger one.
-        share: 0 at ``few``, 1 at ``many``.
+        share: 0 at ``few``, 1 at ``many``, more beyond.
     """
 
     def blend(low: Peak, high: Peak) -> Peak:
@@ -65,8 +84,10 @@ def between(few: MicroBatchTrace, many: MicroBatchTrace, share: float) -> MicroB
 
     return MicroBatchTrace(
         blend(few.before_gradients, many.before_gradients),
-        blend(few.after_first_gradient, many.after_first_gradient),
-        blend(few.gathering_gradients, many.gathering_gradients),
+        blend(few.after_top, many.after_top),
+        blend(few.after_bottom, many.after_bottom),
+        blend(few.gathering_top, many.gathering_top),
+        blend(few.gathering_bottom, many.gathering_bottom),
     )
 
 
@@ -80,16 +101,6 @@ class DecodingTrace:
     """Bytes of keys and values that stay."""
 
 
-class _NoAttentionDropout(TorchFunctionMode):
-    """The fused kernels of a GPU draw dropout as they go; the CPU's, which fake tensors ask for, cannot."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            kwargs = {**kwargs, "dropout_p": 0.0}
-        return func(*args, **kwargs)
-
-
 def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labels: int) -> MicroBatchTrace:
     """Run a training micro-batch on fake tensors, with the loss of ``token_loss_sum``.
 
@@ -99,7 +110,9 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
         row_length: Tokens in each.
         num_labels: Labels at the end of each, at least 1.
     """
-    recorder = _Recorder(num_rows * num_labels * model.size.vocabulary_size)
+    num_trained = sum(parameter.requires_grad for parameter in model.module.parameters())
+    num_logits = num_rows * num_labels * model.size.vocabulary_size
+    recorder = _Recorder(num_logits, num_trained, num_trained // model.size.num_layers)
     with model.mode:
         module = model.module
         inputs = _training_inputs(module, num_rows, row_length, num_labels)
@@ -110,11 +123,11 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
             for parameter in module.parameters()
             if parameter.requires_grad
         ]
-        with live, _NoAttentionDropout():
+        with live:
             _loss(module, inputs, targets).backward()
         for hook in hooks:
             hook.remove()
-    return MicroBatchTrace(recorder.before, recorder.after, recorder.gathering)
+    return MicroBatchTrace(recorder.before, *recorder.after, *recorder.gathering)
 
 
 def _loss(model: torch.nn.Module, inputs: dict[str, Any], targets: torch.Tensor) -> torch.Tensor:
@@ -176,10 +189,13 @@ def _inputs(num_rows: int, length: int) -> dict[str, torch.Tensor]:
 class _Recorder:
     """Keeps the worst moments of a pass."""
 
-    def __init__(self, logits_numel: int) -> None:
+    def __init__(self, logits_numel: int, num_trained: int = 0, trained_per_layer: int = 0) -> None:
         self._logits_numel = logits_numel
+        self._num_left, self._per_layer = num_trained, trained_per_layer
+        self._num_done = 0
         self._gradients = 0
-        self.before = self.after = self.gathering = Peak()
+        self.before = Peak()
+        self.after, self.gathering = [Peak(), Peak()], [Peak(), Peak()]  # at the top and at the bottom
 
     def kind_of(self, tensor: torch.Tensor) -> str:
         return LOGITS if tensor.numel() == self._logits_numel else ACTIVATIONS
@@ -189,12 +205,15 @@ class _Recorder:
         assert weight.grad is not None
         self._gradients += live.release(weight.grad)
         weight.grad = None
+        self._num_done, self._num_left = self._num_done + 1, self._num_left - 1
 
     def record(self, live: dict[str, int]) -> None:
         now = Peak(live.get(ACTIVATIONS, 0), live.get(LOGITS, 0))
         if self._gradients == 0:
-            self.before = max(self.before, now, key=lambda peak: peak.total)
-        else:
-            self.after = max(self.after, now, key=lambda peak: peak.total)
-        gathering = Peak(now.activations, now.logits, self._gradients)
-        self.gathering = max(self.gathering, gathering, key=lambda peak: peak.total)
+            self.before = _larger(self.before, now)
+        for end, is_there in enumerate((self._num_done <= self._per_layer, self._num_left <= self._per_layer)):
+            if is_there:
+                with_gradients = Peak(now.activations, now.logits, self._gradients)
+                self.gathering[end] = _larger(self.gathering[end], with_gradients)
+                if self._gradients:
+                    self.after[end] = _larger(self.after[end], now)

@@ -14,7 +14,7 @@ from pipeline.flops import training_flops
 from pipeline.layout import SequenceLayout, assemble_row
 from pipeline.loss import token_loss_sum
 from pipeline.modeling.activation import fuse_gelu
-from pipeline.modeling.fake_model import FakeModel, build_fake_model
+from pipeline.modeling.fake_model import FakeModel, build_fake_model, with_layers
 from pipeline.modeling.lora import add_adapters
 from pipeline.modeling.packed_attention import PACKED_SDPA
 from pipeline.plan.live_bytes import LiveBytes
@@ -42,11 +42,10 @@ def llama(**changes: object) -> PretrainedConfig:
     return AutoConfig.for_model("llama", **{**fields, **changes})
 
 
-def gpt2() -> PretrainedConfig:
+def gpt2(**changes: object) -> PretrainedConfig:
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return AutoConfig.for_model(
-        "gpt2", vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64, **dropout
-    )
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+    return AutoConfig.for_model("gpt2", **{**sizes, **dropout, **changes})
 
 
 def fake(config: PretrainedConfig, lora: LoraConfig | None = None, **settings: object) -> FakeModel:
@@ -172,6 +171,34 @@ def test_gathering_counts_the_gradients_that_are_there() -> None:
     assert trace.before_gradients.gradients == trace.after_first_gradient.gradients == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("num_rows", [1, 30], ids=["gradients dominate", "activations dominate"])
+@pytest.mark.parametrize("config", [llama(num_hidden_layers=9), gpt2(n_layer=9)], ids=["llama", "gpt2"])
+def test_layers_that_are_alike_need_not_all_be_traced(
+    config: PretrainedConfig, num_rows: int, settings: dict[str, bool]
+) -> None:
+    few, more, whole = (
+        trace_micro_batch(fake(with_layers(config, number), **settings), num_rows, LENGTH, LABELS)
+        for number in (2, 3, 9)
+    )
+    estimate = between(few, more, 7)
+    for part in ("before_gradients", "after_first_gradient", "gathering_gradients"):
+        assert getattr(estimate, part).total == getattr(whole, part).total
+    few_decoding, more_decoding, whole_decoding = (
+        trace_decoding(fake(with_layers(config, number)), num_rows, PROMPT) for number in (2, 3, 9)
+    )
+    for name in ("peak", "cache"):
+        steps = getattr(more_decoding, name) - getattr(few_decoding, name)
+        assert getattr(few_decoding, name) + 7 * steps == getattr(whole_decoding, name)
+
+
+def test_checkpointing_with_attention_dropout_can_be_traced() -> None:
+    config = gpt2()
+    config.attn_pdrop = 0.1
+    model = build_fake_model(config, ModelConfig(gradient_checkpointing=True), LoraConfig(), torch.bfloat16)
+    assert trace_micro_batch(model, NUM_ROWS, LENGTH, LABELS).before_gradients.total > 0
+
+
 def test_decoding_keeps_keys_and_values() -> None:
     trace = trace_decoding(fake(llama()), NUM_ROWS, PROMPT)
     cache = 2 * 6 * NUM_ROWS * PROMPT * 2 * 8 * 4  # keys and values, layers, rows, tokens, heads, width, fp32
@@ -270,7 +297,7 @@ SIZE = replace(
     largest_trained=600,
     largest_dequantized=0,
 )
-TRACE = MicroBatchTrace(Peak(5000, 300), Peak(4500, 100), Peak(4000, 200, 1500))
+TRACE = MicroBatchTrace(Peak(5000, 300), Peak(4500, 100), Peak(), Peak(4000, 200, 1500), Peak())
 BF16 = Placement(ZERO, 1, 2, "adamw", num_micro_batches=2, gradient_checkpointing=False)
 
 
