@@ -54,7 +54,7 @@ class MicroBatchTrace:
 
     @property
     def gathering_gradients(self) -> Peak:
-        """Of the whole, gradients that are complete included: for a step of one micro-batch, which begins without any."""
+        """Of the whole, complete gradients included: for a step of one micro-batch, which begins without any."""
         return _larger(self.gathering_top, self.gathering_bottom)
 
 
