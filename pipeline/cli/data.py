@@ -1,6 +1,7 @@
 """`tacit data`: generates, converts and divides rows of data."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -82,6 +83,9 @@ def split(source: Source, source_format: Format, held_out: HeldOut) -> None:
     names = ["train", *(name for name, count in counts.items() if count)]
     file_format = held_out.file_format or ("text" if source.input.endswith(".txt") else "jsonl")
     paths = _output_paths(held_out.output_dir, names, file_format, held_out.overwrite)
+    for path in paths.values():
+        if os.path.exists(path) and os.path.exists(source.input) and os.path.samefile(path, source.input):
+            raise UserError(f"{path}: is the input, which is read again for each split; name another --output_dir.")
 
     bad_rows: list[BadRow] = []
     questions = (record.question for record in _read(source, source_format.source_format, bad_rows))
@@ -168,8 +172,10 @@ def _transitions(machine: Machine) -> tuple[tuple[int, ...], ...]:
         return tuple(map(tuple, machine.transitions))
     if machine.modulus is None:
         return symmetric_group_3()
-    if machine.modulus < 2:
-        raise UserError(f"--modulus ({machine.modulus}) must be at least 2, or every sum is 0; raise it.")
+    if not 2 <= machine.modulus <= 999:
+        raise UserError(
+            f"--modulus ({machine.modulus}) must be at least 2, or every sum is 0, and at most 999; correct it."
+        )
     return modular_sum(machine.modulus, num_symbols=10)
 
 

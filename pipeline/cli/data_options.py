@@ -93,7 +93,7 @@ class AdditionSize:
     digits: str
     """Digits of each number: 5, or 3-8, every size as often as any other."""
     num_operands: int = 4
-    """Numbers to add, at least 3."""
+    """Numbers to add, 3 to 999."""
 
 
 @dataclass(frozen=True)

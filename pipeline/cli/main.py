@@ -23,7 +23,7 @@ COMMANDS = {
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 75  # what a scheduler takes for "start me again"
-SECONDS_TO_TELL = 10
+SECONDS_TO_TELL = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:

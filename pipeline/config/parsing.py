@@ -2,21 +2,22 @@
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from pipeline.config.checks import check
+from pipeline.config.recipe_yaml import read_recipe
 from pipeline.config.schema import Config
+from pipeline.config.values import as_type, from_text
 from pipeline.errors import UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-FREE_FORM = ("model.from_scratch",)  # its keys are the architecture's own, so they cannot be listed here
+FREE_FORM = "model.from_scratch"  # its keys are the architecture's own, so they cannot be listed here
 
 
 def parse_command_line(
@@ -36,17 +37,15 @@ def parse_command_line(
         UserError: With every fault found.
     """
     switches = {**(switches or {}), "print_config": "Print the resolved recipe and stop."}
-    parser = _build_parser(prog, switches)
     if any(argument in ("-h", "--help") for argument in argv):
-        parser.print_help()
+        _build_parser(prog, switches).print_help()
         raise SystemExit(0)
     recipe_paths, overrides, given = _split_arguments(argv, switches)
     settings: dict[str, Any] = {}
     for path in recipe_paths:
-        settings.update(_flatten(_load_yaml(path)))
-    faults = _faults_of_settings(parser, [*settings.items(), *overrides])
-    sound = {name: value for name, value in [*settings.items(), *overrides] if name not in faults}
-    config = _instantiate(parser, sound)
+        settings.update(_flatten(read_recipe(path)))
+    values, faults = _read_settings({**settings, **dict(overrides)})
+    config = _build(Config, values)
     if "print_config" in given and not faults:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
@@ -74,6 +73,7 @@ def config_to_yaml(config: Config) -> str:
 
 
 def _build_parser(prog: str, switches: Mapping[str, str]) -> ArgumentParser:
+    """Return a parser that writes the help; values never go through it, for it would call what a value names."""
     parser = ArgumentParser(prog=prog, exit_on_error=False)
     parser.add_argument(
         "--config",
@@ -115,26 +115,6 @@ def _split_arguments(
     return recipe_paths, overrides, frozenset(given)
 
 
-def _load_yaml(path: str) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror}); check the path.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--config {path}: not UTF-8 text; save the recipe as UTF-8.") from error
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f":{place.line + 1}" if place else ""
-        raise UserError(
-            f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct that line."
-        ) from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UserError(f"--config {path}: holds a {type(loaded).__name__}; a recipe is sections of settings.")
-    return loaded
-
-
 def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested sections into dotted names; free-form settings stay whole."""
     flat: dict[str, Any] = {}
@@ -143,7 +123,7 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         is_section = any(known.startswith(f"{name}.") for known in FIELD_TYPES)
         if is_section and value is None:
             continue  # a section all of whose lines are commented out
-        if isinstance(value, dict) and name not in FREE_FORM:
+        if isinstance(value, dict) and name != FREE_FORM:
             flat.update(_flatten(value, f"{name}."))
         else:
             flat[name] = value
@@ -161,16 +141,6 @@ def _leaves(section: type = Config, prefix: str = "") -> Iterator[tuple[str, Any
 FIELD_TYPES: dict[str, Any] = dict(_leaves())
 
 
-def _is_known(name: str) -> bool:
-    return name in FIELD_TYPES or any(name.startswith(f"{free}.") for free in FREE_FORM)
-
-
-def _takes_text(name: str) -> bool:
-    """Whether a setting is text or a choice of words, so that ``no`` or ``123`` must not turn into something else."""
-    field_type = FIELD_TYPES.get(name)
-    return field_type is str or get_origin(field_type) is Literal
-
-
 def _hint(name: str, known: Sequence[str]) -> str:
     """Return the nearest known name, compared as a whole and by its last part alone."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
@@ -180,51 +150,38 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {near[0]}?" if near else " `--help` lists the settings."
 
 
-def _faults_of_settings(parser: ArgumentParser, settings: Sequence[tuple[str, Any]]) -> dict[str, str]:
-    """Return what is wrong with each setting, by name."""
-    try:
-        if all(_is_known(name) for name, _ in settings):
-            parser.parse_object(_nest(dict(settings)))
-            return {}
-    except (ArgumentError, TypeError, ValueError):
-        pass  # try each setting alone, which takes longer, so that all faults are told together
+def _read_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings that can be read, in the type they have, and what is wrong with each other one, by name."""
+    values: dict[str, Any] = {}
     faults = {}
-    for name, value in settings:
-        if not _is_known(name):
-            faults[name] = f"{name}: unknown setting.{_hint(name, list(FIELD_TYPES))}"
-            continue
+    for name, value in settings.items():
         try:
-            parser.parse_object(_nest({name: value}))
-        except (ArgumentError, TypeError, ValueError) as error:
-            reason = re.sub(r"\s+", " ", str(error).split("\n", 1)[-1]).strip()
-            faults[name] = f"{name} ({value!r}): {reason}"
-    return faults
+            if name in FIELD_TYPES:
+                values[name] = as_type(value, FIELD_TYPES[name])
+            elif name.startswith(f"{FREE_FORM}."):
+                values[FREE_FORM] = _with_leaf(values.get(FREE_FORM), name.split(".")[2:], value)
+            else:
+                faults[name] = f"{name}: unknown setting.{_hint(name, list(FIELD_TYPES))}"
+        except ValueError as error:
+            faults[name] = f"{name} ({value!r}) {error}; correct it."
+    return values, faults
 
 
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *sections, leaf = name.split(".")
-        branch = tree
-        for section in sections:
-            existing = branch.get(section)
-            if not isinstance(existing, dict):
-                branch[section] = {}
-            branch = branch[section]
-        branch[leaf] = value if _takes_text(name) else _scalar(value)
-    return tree
+def _with_leaf(tree: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a tree of free-form settings with one more set, whatever stood in its place."""
+    branch, *rest = path
+    kept = tree if isinstance(tree, dict) else {}
+    leaf = from_text(value) if isinstance(value, str) else value
+    return {**kept, branch: _with_leaf(kept.get(branch), rest, value) if rest else leaf}
 
 
-def _scalar(value: Any) -> Any:
-    """Read a text as YAML would, and as a number where only YAML 1.1 does not (``3e-4``, ``inf``)."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value) if re.fullmatch(r"[+-]?([\d.]+[eE][+-]?\d+|inf)", value) else yaml.safe_load(value)
-    except (ValueError, yaml.YAMLError):
-        return value
-
-
-def _instantiate(parser: ArgumentParser, settings: Mapping[str, Any]) -> Config:
-    namespace = parser.instantiate(parser.parse_object(_nest(settings)))
-    return Config(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(Config)})
+def _build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return a section of settings by dotted name; one that is not named keeps its default."""
+    parts = {}
+    for field in dataclasses.fields(section):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(field.type):
+            parts[field.name] = _build(field.type, values, f"{name}.")  # type: ignore[arg-type]
+        elif name in values:
+            parts[field.name] = values[name]
+    return section(**parts)

@@ -1,5 +1,6 @@
 """Reads records from text, JSONL, JSON arrays, GSM8K's own files, and data sets on the Hub, one row at a time."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def read_records(
     if source_format == "hub" or (source_format in ("auto", "gsm8k") and _is_hub_name(source)):
         return _read_hub(source, source_format, split, noted)
     path = Path(source)
-    if not path.exists() or path.is_dir():
+    if not os.path.exists(path) or os.path.isdir(path):
         with open_for_reading(path):  # raises now rather than at the first row
             pass
     return _read_file(path, source_format, noted)
@@ -83,14 +84,14 @@ def read_records(
 def format_of_file(source: str, source_format: SourceFormat) -> SourceFormat:
     """Return the format that a source is read in; ``auto`` if it is no readable file, ``hub`` if it is on the Hub."""
     path = Path(source)
-    if source_format != "auto" or not path.is_file():
+    if source_format != "auto" or not os.path.isfile(path):
         return source_format
     with open_for_reading(path) as handle:
         return _detect_format(path, handle.peek(1024))
 
 
 def _is_hub_name(source: str) -> bool:
-    return not Path(source).exists() and bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILE_SUFFIXES)
+    return not os.path.exists(source) and bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILE_SUFFIXES)
 
 
 def _read_file(path: Path, source_format: SourceFormat, bad_rows: list[BadRow] | None) -> Iterator[CoTRecord]:

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,17 +19,21 @@ JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 
 @contextmanager
 def open_for_reading(path: Path) -> Iterator[BufferedReader]:
-    """Open a file as bytes; a missing or unreadable file is the user's mistake."""
-    if path.is_dir():
+    """Open a file as bytes; one that is missing, cannot be read, or breaks off is the user's mistake."""
+    if os.path.isdir(path):  # unlike `Path.is_dir`, it takes any name, also one that is too long
         raise UserError(f"{path}: is a directory; name a file in it.")
     try:
         handle = path.open("rb")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the path.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions.") from error
+    except (OSError, ValueError) as error:  # a ValueError is a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); check the path and its permissions.") from error
     with handle:
-        yield handle
+        try:
+            yield handle
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read to its end ({error.strerror}); check the disk.") from error
 
 
 def numbered_lines(handle: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
@@ -138,10 +143,12 @@ class _Window:
                 if self._ended or len(self._text) - self._place > MAX_ELEMENT_CHARACTERS:
                     self._advance(getattr(error, "pos", self._place))
                     raise self.fault(getattr(error, "msg", str(error))) from error
-                self._grow()
             else:
-                self._advance(end)
-                return element
+                # A number may go on in the next chunk: of `1e+` here, only the `1` is read.
+                if self._ended or end + 2 < len(self._text):
+                    self._advance(end)
+                    return element
+            self._grow()
 
     def fault(self, what: str) -> UserError:
         return UserError(f"{self._source}:{self.line}: not a valid JSON array ({what}); correct it, or write JSONL.")

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -52,9 +53,9 @@ def check_output_path(path: Path, overwrite: bool) -> None:
     """
     if path.suffix not in LINE_WRITERS:
         raise UserError(f"{path}: unknown extension {path.suffix!r}; end the name in .txt (text) or .jsonl.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; name a file in it.")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise UserError(f"{path}: exists already; name another file, or add --overwrite.")
 
 
@@ -97,8 +98,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
             f"{path}: cannot be written ({error.strerror}); check folder, permissions and space."
         ) from error
     finally:
-        if unfinished.parent.is_dir():
-            unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been made
+            unfinished.unlink()
     return num_rows
 
 

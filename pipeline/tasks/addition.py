@@ -18,16 +18,16 @@ class Addition:
     """All sums of N numbers of K digits without leading zeros."""
 
     num_operands: int
-    """N, at least 3: two numbers have no sum on the way."""
+    """N, 3 to 999: two numbers have no sum on the way."""
     num_digits: int
     """K, at least 1."""
 
     def __post_init__(self) -> None:
-        """Refuse fewer than 3 operands."""
-        if self.num_operands < 3:
+        """Refuse fewer than 3 operands, or very many."""
+        if not 3 <= self.num_operands <= 999:
             raise UserError(
                 f"num_operands ({self.num_operands}) must be at least 3, or there is no sum on the way and so no "
-                "chain of thought; raise it."
+                "chain of thought, and at most 999; correct it."
             )
 
     def num_questions(self) -> int:

@@ -4,7 +4,7 @@ import re
 
 from pipeline.errors import UserError
 
-RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+RANGE = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")  # beyond that, a slip of the keys would take hours
 
 
 def write_digits(number: int, width: int) -> str:
@@ -34,7 +34,7 @@ def parse_range(text: str, name: str) -> range:
     """
     match = RANGE.fullmatch(text)
     if not match:
-        raise UserError(f"{name} ({text!r}) must be a number or a range; write 5, or 3-8 for 3 to 8.")
+        raise UserError(f"{name} ({text!r}) must be a number or a range, up to 999; write 5, or 3-8 for 3 to 8.")
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= last:
         raise UserError(f"{name} ({text!r}) must begin at 1 or more and run upwards; write the smaller end first.")

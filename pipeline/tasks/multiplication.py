@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.records import CoTRecord, to_text_line
 from pipeline.tasks.digits import num_operands_of, smallest_operand_of, write_digits
 
-SIZES = re.compile(r"([0-9]+)x([0-9]+)(?:-([0-9]+)x([0-9]+))?")
+SIZES = re.compile(r"([0-9]{1,3})x([0-9]{1,3})(?:-([0-9]{1,3})x([0-9]{1,3}))?")
 MOST_DIGITS_OF_INT64 = 18
 Number = TypeVar("Number", int, np.ndarray)
 
@@ -115,7 +115,9 @@ def parse_sizes(text: str, name: str) -> list[Multiplication]:
     """
     match = SIZES.fullmatch(text)
     if not match:
-        raise UserError(f"{name} ({text!r}) must be KxM or a range; write 4x4, or 2x2-4x4 for 2 to 4 digits each.")
+        raise UserError(
+            f"{name} ({text!r}) must be KxM or a range, up to 999x999; write 4x4, or 2x2-4x4 for 2 to 4 digits each."
+        )
     first_a, first_b = int(match[1]), int(match[2])
     last_a, last_b = int(match[3] or first_a), int(match[4] or first_b)
     if not (1 <= first_a <= last_a and 1 <= first_b <= last_b):

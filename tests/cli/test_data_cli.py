@@ -89,6 +89,22 @@ def test_other_tasks_are_generated(tmp_path: Path, arguments: tuple[object, ...]
         (("parity", "--length", "4", "--num_train", "many", "--output_dir", "unused"), "num_train"),
         (("automaton", "--machine", "table", "--length", "4", "--output_dir", "unused"), "needs --transitions"),
         (("automaton", "--machine", "s3", "--modulus", "4", "--length", "4", "--output_dir", "unused"), "belongs to"),
+        (("multiplication", "--digits", "4x44444444", "--output_dir", "unused"), "up to 999x999"),
+        (("parity", "--length", "1-99999999", "--output_dir", "unused"), "up to 999"),
+        (
+            (
+                "automaton",
+                "--machine",
+                "modular_sum",
+                "--modulus",
+                "99999999",
+                "--length",
+                "4",
+                "--output_dir",
+                "unused",
+            ),
+            "999",
+        ),
         (("convert", "--input", "missing.txt", "--output", "unused.txt"), "missing.txt: no such file"),
         (("convert", "--input", "missing.txt", "--output", "unused.csv"), "unknown extension"),
     ],
@@ -138,6 +154,16 @@ def test_convert_and_split(tmp_path: Path) -> None:
     assert sorted(int(record.answer) for records in splits.values() for record in records) == list(range(60))
     assert all(record.steps == ("a", f"b{record.answer}") for record in splits["test"])
     assert not {r.question for r in splits["train"]} & {r.question for r in splits["validation"] + splits["test"]}
+
+
+def test_split_does_not_write_over_what_it_reads(tmp_path: Path) -> None:
+    source = tmp_path / "train.txt"
+    source.write_text("".join(f"q{i}||c #### {i}\n" for i in range(9)))
+    before = source.read_text()
+    command = ["data", "split", "--input", source, "--output_dir", tmp_path, "--num_validation", 4, "--overwrite"]
+    assert f"{source}: is the input" in tacit(*command, code=2).stderr
+    assert source.read_text() == before
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_score_prints_a_sentence_or_json(tmp_path: Path) -> None:

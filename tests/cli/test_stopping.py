@@ -170,6 +170,7 @@ def test_the_death_of_the_first_rank_is_told_by_the_others(tmp_path: Path, start
     assert f"rank 0 (process {run.processes[0].pid} on " in run.said and "has ended" in run.said
 
 
+@pytest.mark.slow
 def test_a_silent_rank_is_named_and_the_others_end(tmp_path: Path, started: list[Run]) -> None:
     run = two_ranks(tmp_path, started)
     run.wait_for_step(12)
@@ -193,6 +194,7 @@ def test_a_hanging_rank_is_named_by_all(tmp_path: Path, started: list[Run], hang
     assert f"{name} has stood still for" in run.said and "in train_step" in run.said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path, started: list[Run]) -> None:
     disk = tmp_path / "disk"

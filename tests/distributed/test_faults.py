@@ -80,7 +80,7 @@ def test_eight_bit_moments_are_not_shared_out_anew(two_ranks: RankPool, tmp_path
         train(config, resume=True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ds_config", ZERO_STAGES)
 def test_a_step_without_a_number_changes_nothing(
     two_ranks: RankPool, tmp_path: Path, ds_config: str, precision: str
@@ -106,7 +106,9 @@ def test_too_many_steps_without_a_number_end_the_run_and_name_the_rows(two_ranks
         assert len(rows) == 2 and str(rows[1]) in result["fault"]
 
 
-@pytest.mark.parametrize("ds_config", ZERO_STAGES)
+@pytest.mark.parametrize(
+    "ds_config", ["zero0", *(pytest.param(f"zero{i}", marks=pytest.mark.slow) for i in (1, 2)), "zero3"]
+)
 def test_a_run_rolls_back_to_its_newest_checkpoint(two_ranks: RankPool, tmp_path: Path, ds_config: str) -> None:
     """From the checkpoint of step 4 on, the steps 5 and 6 count for nothing; the reset before step 7 finds that too."""
     settings = {"engine__deepspeed": f"ds_configs/{ds_config}.json", "optim__on_nonfinite": "roll_back"}
@@ -129,7 +131,7 @@ def test_a_signal_to_one_rank_stops_all_of_them(two_ranks: RankPool, tmp_path: P
     assert fault_of(tmp_path / "run" / "checkpoints" / "step_00000003") is None
 
 
-@pytest.mark.parametrize("ds_config", ["zero0", "zero2", "zero3"])
+@pytest.mark.parametrize("ds_config", [pytest.param("zero0", marks=pytest.mark.slow), "zero2", "zero3"])
 @pytest.mark.parametrize("full_rank", [0, 1])
 def test_a_full_disk_of_one_rank_ends_all_and_loses_nothing(
     two_ranks: RankPool, tmp_path: Path, full_rank: int, ds_config: str

@@ -10,7 +10,7 @@ from tests.faults.kills import kill_often
 @pytest.mark.parametrize(
     ("num_ranks", "num_kills", "num_inside_a_save"),
     [
-        (1, 6, 1),
+        (1, 4, 1),
         pytest.param(1, 100, 20, marks=pytest.mark.slow),
         pytest.param(2, 30, 5, marks=pytest.mark.slow),
     ],

@@ -108,7 +108,7 @@ def test_steps_per_epoch_count_the_smaller_last_batch(num_rows: int, batch_size:
 
 def test_an_epoch_visits_each_row_once() -> None:
     batches = load(range(3))
-    assert [batch.num_rows for batch in batches] == [4, 4, 2]
+    assert [len(batch.row_numbers) for batch in batches] == [4, 4, 2]
     visited = [row_number(row) for batch in batches for row in rows_in(batch.micro_batches)]
     assert sorted(visited) == list(range(10))
 
@@ -124,7 +124,7 @@ def test_global_batch_is_the_same_however_it_is_shared_out(num_ranks: int, micro
         assert len({len(share[step].micro_batches) for share in shares}) == 1
         for share in shares:  # what the loss is divided by is the whole's, on every rank
             batch = share[step]
-            assert batch.num_rows == len(rows)
+            assert len(batch.row_numbers) == len(rows)
             assert batch.num_tokens == sum(len(ids) for ids, _, _ in rows)
             assert batch.num_label_tokens == sum(label != IGNORE_INDEX for _, _, labels in rows for label in labels)
 
@@ -133,7 +133,7 @@ def test_counts_by_hand() -> None:
     # All CoT gone: question 1, two separators, answer and end; the last three of the five carry labels.
     stage = Stage(3, 12, removes_all=True, first_step=0, smooths=True, resets_optimizer=True)
     (batch,) = load(range(2, 3), stage=stage)
-    assert (batch.num_rows, batch.num_tokens, batch.num_label_tokens) == (2, 10, 6)
+    assert (len(batch.row_numbers), batch.num_tokens, batch.num_label_tokens) == (2, 10, 6)
 
 
 def test_a_loader_that_begins_in_mid_epoch_goes_on_where_it_was() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.records import BadRow, CoTRecord, read_records
+from pipeline.records import BadRow, CoTRecord, read_records, streams
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -96,6 +96,22 @@ def test_missing_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
         read_records(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"], ids=["too long", "null character", "half surrogate"])
+@pytest.mark.parametrize("source_format", ["auto", "text"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str, source_format: str) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_records(str(tmp_path / f"{name}.txt"), source_format=source_format)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source_format", ["text", "json"])
+def test_a_file_that_breaks_off_is_refused(source_format: str) -> None:
+    nowhere = "/proc/self/mem"  # opens, and cannot be read at its beginning
+    if not Path(nowhere).exists():
+        pytest.skip("needs Linux")
+    with pytest.raises(UserError, match=f"{nowhere}: cannot be read to its end"):
+        list(read_records(nowhere, source_format=source_format))  # type: ignore[arg-type]
+
+
 def test_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory"):
         read_records(str(tmp_path))
@@ -135,6 +151,17 @@ def test_broken_json_array_names_the_line_even_when_skipping(tmp_path: Path, tai
     with pytest.raises(UserError, match=what) as caught:
         list(read_records(path, on_bad_row="skip", bad_rows=[]))
     assert str(caught.value).startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize("chunk", range(1, 8))
+def test_a_number_in_a_json_array_is_not_cut_by_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(streams, "CHUNK_BYTES", chunk)
+    path = write(tmp_path / "a.json", f"[123, -1.25e+10, 1E5, {GOOD['jsonl']}, 0.5, true]")
+    bad_rows: list[BadRow] = []
+    assert list(read_records(path, on_bad_row="skip", bad_rows=bad_rows)) == [CoTRecord("q", ("c",), "1")]
+    assert len(bad_rows) == 5
 
 
 def test_broken_element_of_a_json_array_names_the_line_it_begins_on(tmp_path: Path) -> None:

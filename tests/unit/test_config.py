@@ -157,6 +157,55 @@ def test_model_from_scratch_as_typed_at_the_shell() -> None:
     assert config.model.from_scratch == {"model_type": "gpt2", "n_layer": 1}
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model: {tokenizer: 123}", "model.tokenizer (123) must be text; correct it."),
+        ("model: {tokenizer: null}", "model.tokenizer (None) must be text; correct it."),
+        ("optim: {lr: null}", "optim.lr (None) must be a number; correct it."),
+        ("optim: {lr: true}", "optim.lr (True) must be a number; correct it."),
+        ("optim: {lr: '[x'}", "optim.lr ('[x') is not valid YAML ("),
+        ("optim: {global_batch_size: 8.0}", "optim.global_batch_size (8.0) must be a whole number; correct it."),
+        ("optim: {reset_at_stage: 1}", "optim.reset_at_stage (1) must be true or false; correct it."),
+        ("optim: {betas: [1]}", "optim.betas ([1]) must be a list of 2, each a number; correct it."),
+        ("removal: {side: no}", "removal.side (False) must be one of left, right; correct it."),
+        ("run: {keep_stages: 5}", "run.keep_stages (5) must be a list, each a whole number; correct it."),
+        ("run: {keep_stages: null}", "run.keep_stages (None) must be a list, each a whole number; correct it."),
+        ("run: {keep_stages: [1, a]}", "run.keep_stages ([1, 'a']) must be a list, each a whole number; correct it."),
+        ("schedule: {max_steps: x}", "schedule.max_steps ('x') must be a whole number, or null; correct it."),
+        ("model: {from_scratch: [1]}", "model.from_scratch ([1]) must be settings by name, or null; correct it."),
+        (
+            "model: {from_scratch: {1: a}}",
+            "model.from_scratch ({1: 'a'}) must be settings by name, or null; correct it.",
+        ),
+    ],
+)
+def test_a_recipes_value_of_another_type_is_refused(tmp_path: Path, setting: str, says: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(setting)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert any(line.startswith(says) for line in lines_of(error)), error.value
+
+
+def test_settings_of_the_architecture_are_read_as_they_stand(tmp_path: Path) -> None:
+    scratch = {
+        "model_type": "gpt2",
+        "act": "no",
+        "sizes": ["1", 2],
+        "rope": {"theta": 1e6},
+        "call": {"class_path": "x.y"},
+    }
+    recipe = least_recipe() | {"model": {"tokenizer": "words", "from_scratch": scratch}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe).replace("1000000.0", "1e6"))  # which is text to YAML 1.1
+    argv = ["--config", str(path), "--model.from_scratch.rope.scale", "1e-2", "--model.from_scratch.n_layer", "3"]
+    config, _ = parse_command_line(argv, "tacit train")
+    assert config.model.from_scratch == scratch | {"rope": {"theta": 1e6, "scale": 0.01}, "n_layer": 3}
+    path.write_text(config_to_yaml(config))
+    assert load_config(path) == config
+
+
 def test_wrong_types_name_field_and_value() -> None:
     wrong = {
         "optim.lr": "fast",
@@ -436,6 +485,13 @@ def test_print_config_shows_what_would_run(tmp_path: Path, capsys: pytest.Captur
         (b"optim:\n\tlr: 1\n", "recipe.yaml:2: not valid YAML"),
         (b"optim: !!python/object/apply:os.system ['true']\n", "recipe.yaml:1: not valid YAML"),
         ("name: ü".encode("latin-1"), "not UTF-8"),
+        (b"optim: {lr: 1}\noptim: {eps: 1}\n", "recipe.yaml:2: not valid YAML (optim stands here again)"),
+        (b"optim: &a {lr: 1}\nschedule: *a\n", "recipe.yaml:2: not valid YAML (*a stands for more than one value)"),
+        (b"optim: " + b"[" * 100, "recipe.yaml:1: not valid YAML (nested deeper than 50 levels)"),
+        (b"run: {output_dir: 2001-99-99}", "recipe.yaml:1: not valid YAML (not the value that it looks like)"),
+        (b"run: {seed: 0x" + b"f" * 5000 + b"}", "recipe.yaml:1: not valid YAML (a whole number of more than 64 bits)"),
+        (b"optim: {lr: \x00}", "not valid YAML (unacceptable character"),
+        (b"#" * 70_000, "longer than 65,536 characters"),
         (b"- optim\n- lr\n", "holds a list"),
         (b"just text", "holds a str"),
         (None, "cannot be read (No such file or directory)"),
@@ -450,6 +506,18 @@ def test_unreadable_recipes_are_the_users_mistake(tmp_path: Path, content: bytes
     (line,) = lines_of(error)
     assert says in line
     assert str(path) in line
+
+
+def test_an_alias_may_stand_for_one_value(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(least_recipe()) + "format: {first_separator: &s '{eos}', second_separator: *s}\n")
+    assert load_config(path).format.second_separator == "{eos}"
+
+
+def test_a_name_that_no_file_can_have_is_no_recipe() -> None:
+    for name in ("a\0b", "a" * 300):
+        with pytest.raises(UserError, match="cannot be read"):
+            load_config(Path(name))
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.records import (
     CoTRecord,
+    check_output_path,
     draw_held_out,
     read_records,
     split_steps,
@@ -100,6 +101,22 @@ def test_unknown_extension_and_blocked_folder_are_refused(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_records(tmp_path / "file" / "rows.txt", RECORDS)
+
+
+def test_folders_and_existing_files_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(UserError, match="is a directory"):
+        check_output_path(tmp_path / "folder.txt", overwrite=True)
+    (tmp_path / "rows.txt").write_text("old")
+    with pytest.raises(UserError, match="exists already"):
+        check_output_path(tmp_path / "rows.txt", overwrite=False)
+    check_output_path(tmp_path / "rows.txt", overwrite=True)
+
+
+@pytest.mark.parametrize("length", [245, 300])  # the first has room for the file, not for what is written beside it
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path, length: int) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        write_records(tmp_path / ("a" * length + ".txt"), RECORDS)
 
 
 # Dividing existing rows

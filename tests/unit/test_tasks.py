@@ -106,13 +106,15 @@ def test_sizes_are_read() -> None:
     assert list(parse_range("3", "--length")) == [3]
 
 
-@pytest.mark.parametrize("text", ["", "4", "4x", "0x4", "4x4-3x5", "4x4-", "x", "4x4x4", "-4x4", "4 x 4"])
+@pytest.mark.parametrize(
+    "text", ["", "4", "4x", "0x4", "4x4-3x5", "4x4-", "x", "4x4x4", "-4x4", "4 x 4", "1000x4", "4x44444"]
+)
 def test_wrong_sizes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--digits \("):
         parse_sizes(text, "--digits")
 
 
-@pytest.mark.parametrize("text", ["", "0", "5-3", "3-", "a", "1.5", "-3"])
+@pytest.mark.parametrize("text", ["", "0", "5-3", "3-", "a", "1.5", "-3", "1000", "1-99999"])
 def test_wrong_ranges_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--length \("):
         parse_range(text, "--length")
@@ -127,8 +129,9 @@ def test_addition_by_hand() -> None:
 
 
 def test_addition_of_two_numbers_has_no_chain_of_thought() -> None:
-    with pytest.raises(UserError, match="must be at least 3"):
-        Addition(num_operands=2, num_digits=4)
+    for num_operands in (2, 1000):
+        with pytest.raises(UserError, match="must be at least 3"):
+            Addition(num_operands=num_operands, num_digits=4)
 
 
 @given(st.integers(1, 6).flatmap(lambda k: st.lists(st.integers(10 ** (k - 1), 10**k - 1), min_size=3, max_size=12)))
