@@ -22,7 +22,7 @@ help:
 	@echo "make fuzz       broken rows, recipes, command lines and manifests, CASES of each kind"
 	@echo "make kills      a training is killed KILLS times, and must lose nothing"
 	@echo "make soak       half an hour of training that must not grow"
-	@echo "make bench      speed against a baseline and against the machine's limit, in tables (20 minutes)"
+	@echo "make bench      speed against a baseline and against the machine's limit, in tables (over 20 minutes)"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"
 

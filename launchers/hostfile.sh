@@ -33,7 +33,8 @@ none)
 esac
 
 # ssh carries no variables along, and DeepSpeed few. Tokens are left out: a command line is for all to read.
-mapfile -t names < <(compgen -e | grep -E '^((DEEPSPEED|DS|GLOO|NCCL|OMP|PYTORCH|TORCH)_|(HF_HOME|HF_HUB_OFFLINE)$)')
+mapfile -t names < <(compgen -e | grep -E '^((DEEPSPEED|DS|GLOO|NCCL|OMP|PYTORCH|TORCH)_|(HF_HOME|HF_HUB_OFFLINE)$)' |
+    grep -v -i -E 'token|key|secret|password')
 variables=()
 for name in "${names[@]}"; do
     variables+=("$name=${!name}")

@@ -87,7 +87,7 @@ def load_spec(folder: Path) -> AnswerSpec:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); give a model folder that a run of tacit wrote."
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path}: not what tacit writes ({error}); give a model folder that a run of tacit wrote."
         ) from error

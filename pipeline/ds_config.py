@@ -41,7 +41,7 @@ def load_ds_config(config: EngineConfig) -> dict[str, Any]:
         raise UserError(
             f"engine.deepspeed ({config.deepspeed}): cannot be read ({error.strerror}); check the path."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"engine.deepspeed ({config.deepspeed}): not valid JSON ({error}); correct it.") from error
     if not isinstance(loaded, dict):
         raise UserError(f"engine.deepspeed ({config.deepspeed}): must hold a JSON object.")

@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell("interrupted", "--resume goes on from the last checkpoint." if name == "train" else "")
         return INTERRUPTED
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _tell("error", f"{error.filename}: no file can have so long a name; check the path.")
+            return USAGE
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         _tell("error", f"{error.strerror}: {error.filename or 'a file could not be written'}; make room.")

@@ -51,6 +51,8 @@ POSITIVE = (
     "run.checkpoint_minutes",
     "run.collapse_ratio",
 )
+# Beyond these, a number is a slip, and arithmetic with it fails later.
+LARGEST, SLOWEST_PACE, MOST_THREADS = 1e15, 1e-6, 4096
 REQUIRED = {
     "data.train": "name a file or a Hub data set of training rows.",
     "data.validation": "name a file of rows that are not in data.train; `tacit data split` makes one.",
@@ -142,6 +144,17 @@ def _check_single_fields(config: Config) -> Iterator[str]:
         value = _value(config, dotted)
         if value is not None and not value > 0:
             yield f"{dotted} ({value}) must be above 0; raise it."
+    for dotted in (*MINIMUM, *POSITIVE):
+        value = _value(config, dotted)
+        if value is not None and dotted != "removal.smoothing_lambda" and value > LARGEST:
+            yield f"{dotted} ({value}) must be at most {LARGEST:.0e}; lower it."
+    pace, threads = config.schedule.removed_per_epoch, config.engine.num_threads
+    if 0 < pace < SLOWEST_PACE:
+        yield f"schedule.removed_per_epoch ({pace}) must be at least {SLOWEST_PACE}; raise it."
+    if threads is not None and MOST_THREADS < threads <= LARGEST:
+        yield f"engine.num_threads ({threads}) must be at most {MOST_THREADS}; lower it."
+    if any(number < 0 for number in config.run.keep_stages):
+        yield f"run.keep_stages ({config.run.keep_stages}) must hold no number below 0; take it out."
 
 
 def _check_model(config: Config) -> Iterator[str]:

@@ -104,7 +104,7 @@ def _from_config(
         return AutoModelForCausalLM.from_config(
             model_config, dtype=dtype, attn_implementation=attention, trust_remote_code=settings.trust_remote_code
         )
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
         if attention == "sdpa":  # the architecture lacks it
             return _from_config(model_config, settings, "eager", dtype)
         reason = " ".join(str(error).split())

@@ -149,7 +149,7 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
     model_type = fields.pop("model_type")
     try:
         known = AutoConfig.for_model(model_type)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"model.from_scratch.model_type ({model_type}) is not known to Transformers; correct it."
         ) from error
@@ -164,7 +164,7 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
     }
     try:
         return AutoConfig.for_model(model_type, **{**special, **fields})
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"model.from_scratch: {model_type} refuses these settings ({reason}); correct them.") from error
 

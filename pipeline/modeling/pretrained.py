@@ -1,6 +1,7 @@
 """Loads weights that must be whole; what is wrong with them is said in one line."""
 
 import os
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,7 +11,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.errors import UserError
 
 # What names, folders and files raise that are not there, damaged, or do not fit together.
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+)
 
 
 def load_pretrained(name: str, field: str, **settings: Any) -> PreTrainedModel:

@@ -66,6 +66,9 @@ def lengths_of(examples: ExampleSet) -> RowLengths:
     )
 
 
+MOST_TOKENS, MOST_ROWS = 10**7, 10**12
+
+
 def parse_lengths(text: str) -> tuple[int, RowLengths]:
     """Read ``ROWS,QUESTION,COT,ANSWER``, separators included in the question and the answer.
 
@@ -76,11 +79,12 @@ def parse_lengths(text: str) -> tuple[int, RowLengths]:
         UserError: If these are not four such numbers.
     """
     parts = text.split(",")
-    numbers = [int(part) for part in parts if part.strip().isdecimal()]
-    if len(parts) != 4 or len(numbers) != 4 or min(numbers[0], numbers[1], numbers[3]) < 1:
+    numbers = [int(part) for part in parts if part.strip().isdecimal() and len(part) < 20]
+    is_right = len(parts) == len(numbers) == 4 and min(numbers[0], numbers[1], numbers[3]) >= 1
+    if not is_right or max(numbers[1:]) > MOST_TOKENS or numbers[0] > MOST_ROWS:
         raise UserError(
             f"--lengths ({text}) must be ROWS,QUESTION,COT,ANSWER, four whole numbers with a CoT of 0 or more and the "
-            "others of 1 or more, such as 378000,80,60,6; correct it."
+            "others of 1 or more, such as 378000,80,60,6, and at most {MOST_TOKENS:,} tokens; correct it."
         )
     rows, question, cot, answer = numbers
     one = np.ones(1, dtype=np.int64)

@@ -547,3 +547,24 @@ def test_adapters_and_more_positions_need_a_trained_model(tmp_path: Path) -> Non
         load_config(Path(write_recipe(tmp_path, least_recipe() | {"model": model, "lora": {"rank": 4}})))
     assert "lora.rank (4) needs trained weights" in str(error.value)
     assert "model.num_positions (9) is for a trained model" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("schedule.final_epochs", ".inf"),
+        ("schedule.removed_per_epoch", "1e-320"),
+        ("optim.lr", ".inf"),
+        ("run.keep_stages", "[0, -1]"),
+        ("engine.num_threads", "9223372036854775807"),
+        ("engine.num_threads", "5000"),
+        ("engine.rank_timeout", "1"),
+        ("optim.max_nonfinite", "0"),
+        ("run.collapse_ratio", "0"),
+        ("run.checkpoint_minutes", "0"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused(setting: str, value: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_command_line(["--config=recipes/demo.yaml", f"--{setting}", value], "tacit train")
+    assert [line.startswith(f"{setting} (") for line in str(refused.value).splitlines()] == [True]
