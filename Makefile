@@ -11,7 +11,7 @@ GSM8K ?= openai/gsm8k:main
 CASES ?= 1000
 KILLS ?= 100
 
-.PHONY: setup fmt lint types test test-slow fuzz kills soak bench demo gsm8k-cpu clean
+.PHONY: setup fmt lint types test test-slow fuzz audit kills soak bench demo gsm8k-cpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test       set up, lint, types, all fast tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make fuzz       broken rows, recipes, command lines and manifests, CASES of each kind"
+	@echo "make audit      the pinned packages among PyPI's known vulnerabilities"
 	@echo "make kills      a training is killed KILLS times, and must lose nothing"
 	@echo "make soak       half an hour of training that must not grow"
 	@echo "make bench      speed against a baseline and against the machine's limit, in tables (over 20 minutes)"
@@ -53,6 +54,10 @@ test-slow: setup
 
 fuzz: setup
 	TACIT_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz
+
+audit: setup
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --disable-pip --no-deps -r requirements.txt -r requirements-dev.txt
 
 kills: setup
 	$(BIN)/python -m tests.faults.kills --kills $(KILLS)
