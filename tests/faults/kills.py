@@ -134,8 +134,8 @@ def check(run_dir: Path, tally: Tally) -> None:
             print(f"damaged: {folder}: {fault}", file=sys.stderr)
 
 
-def kill_often(folder: Path, num_kills: int, num_ranks: int, seed: int) -> Tally:
-    """Kill a training until it has happened ``num_kills`` times; return what came of it."""
+def kill_often(folder: Path, num_kills: int, num_ranks: int, seed: int, num_inside_a_save: int = 0) -> Tally:
+    """Kill a training until it has happened often enough, inside a save too; return what came of it."""
     zero = "zero0" if num_ranks == 1 else "zero2"
     settings = {
         "schedule__final_epochs": 20,
@@ -153,8 +153,11 @@ def kill_often(folder: Path, num_kills: int, num_ranks: int, seed: int) -> Tally
     (folder / "killed").mkdir()
     recipe, run_dir = write_recipe(folder / "killed", **settings), folder / "killed" / "run"
     chance, tally = random.Random(seed), Tally(num_ranks)
-    while tally.kills < num_kills or run_dir.exists():  # the last one reaches its end
-        kills = tally.kills < num_kills
+    while True:
+        kills = tally.kills < num_kills or tally.kills_inside_a_save < num_inside_a_save
+        if not kills and tally.runs_finished and not run_dir.exists():
+            return tally
+        assert tally.kills < 10 * num_kills, tally  # saves are not met: they may be too short
         is_over = kill_once(recipe, run_dir, num_ranks, chance if kills else None, tally)
         check(run_dir, tally)
         if is_over:
@@ -164,7 +167,6 @@ def kill_often(folder: Path, num_kills: int, num_ranks: int, seed: int) -> Tally
             tally.steps_that_differ += sum(a != b for a, b in zip(found, expected, strict=False))
             tally.steps_that_differ += abs(len(found) - len(expected))
             shutil.rmtree(run_dir)
-    return tally
 
 
 def main() -> int:
