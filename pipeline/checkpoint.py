@@ -15,11 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.answer_spec import AnswerSpec
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
-from pipeline.manifest import MANIFEST, fault_of, incomplete, put_in_place, remove, sweep, write_manifest, writing
+from pipeline.manifest import fault_of, incomplete, put_in_place, remove, sweep, write_manifest, writing
 from pipeline.model_folder import DESCRIPTION, save_description
 from pipeline.ranks import from_rank_zero, on_every_rank, on_rank_zero, rank, world_size
-
-__all__ = ["LATEST", "MANIFEST", "fault_of", "load_checkpoint", "save_checkpoint"]
 
 logger = logging.getLogger(__name__)
 

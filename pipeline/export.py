@@ -14,8 +14,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from pipeline.answer_spec import FILE_NAME, AnswerSpec, load_spec
-from pipeline.checkpoint import MANIFEST, fault_of
 from pipeline.errors import UserError
+from pipeline.manifest import MANIFEST, fault_of
 from pipeline.model_card import model_card
 from pipeline.model_folder import DESCRIPTION, write_consolidated
 from pipeline.modeling.pretrained import load_pretrained

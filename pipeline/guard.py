@@ -56,9 +56,8 @@ class Guard:
         back_to = self._roll_back() if optim.on_nonfinite == "roll_back" and not stops else None
         self._recorder.write(
             "nonfinite",
-            step=step,
-            stage=stage.index,
-            num_removed=stage.num_removed,
+            step,
+            stage,
             loss=metrics.loss,
             grad_norm=metrics.grad_norm,
             rows=list(batch.row_numbers),
@@ -90,9 +89,7 @@ class Guard:
         if not self._losses.has_collapsed:
             return
         step = self._controller.step
-        self._recorder.write(
-            "collapse", step=step, stage=stage.index, num_removed=stage.num_removed, loss=loss, loss_before=reference
-        )
+        self._recorder.write("collapse", step, stage, loss=loss, loss_before=reference)
         self._recorder.say(
             f"step {step}: stage {stage.index} ({stage.num_removed} removed) ends at loss {loss:.3f}, after "
             f"{reference:.3f} before: it has not recovered. A slower pace helps, or the adaptive schedule."

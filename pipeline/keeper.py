@@ -135,9 +135,8 @@ class Keeper:
             )
         self._recorder.write(
             "evaluation",
-            step=step,
-            stage=stage.index,
-            num_removed=stage.num_removed,
+            step,
+            stage,
             accuracy=result.accuracy,
             num_examples=len(result.samples),
             cot_tokens=result.mean_cot_tokens,
@@ -170,9 +169,8 @@ class Keeper:
         seconds = time.monotonic() - begin
         self._recorder.write(
             "checkpoint",
-            step=step,
-            stage=stage.index,
-            num_removed=stage.num_removed,
+            step,
+            stage,
             seconds=round(seconds, 3),
             requested=self._request > Request.NONE,
         )

@@ -79,10 +79,9 @@ class Recorder:
         self._mfu = "" if rates["mfu"] is None else f"  MFU {rates['mfu']:.0%}"
         self.write(
             "train",
-            step=step,
+            step,
+            stage,
             epoch=round(controller.epoch, 4),
-            stage=stage.index,
-            num_removed=stage.num_removed,
             after_reset=controller.reset_step == step - 1,
             loss=metrics.loss,
             token_accuracy=metrics.token_accuracy,
@@ -92,13 +91,14 @@ class Recorder:
             **rates,
         )
 
-    def write(self, kind: str, **fields: Any) -> None:
+    def write(self, kind: str, step: int, stage: Stage, **fields: Any) -> None:
         """Append one row to metrics.jsonl; JSON has no word for inf and NaN, so they become null."""
         if self._active:
             for name, value in fields.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     fields[name] = None
-            self._metrics.write(json.dumps({"kind": kind, **fields}) + "\n")
+            place = {"kind": kind, "step": step, "stage": stage.index, "num_removed": stage.num_removed}
+            self._metrics.write(json.dumps({**place, **fields}) + "\n")
             self._metrics.flush()
 
     def write_samples(self, step: int, samples: Iterable[dict[str, Any]]) -> None:

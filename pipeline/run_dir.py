@@ -17,8 +17,6 @@ from pipeline.ranks import barrier, from_rank_zero, rank
 logger = logging.getLogger(__name__)
 
 EXTENDED = "base"  # begins the name of a folder with a copy of the model that has more positions
-
-
 LOCK = ".lock"
 
 

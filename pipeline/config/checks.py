@@ -1,6 +1,7 @@
 """Rules that a setting, or several together, must keep. Each fault is one line: field, value, rule, remedy."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,8 @@ POSITIVE = (
     "run.collapse_ratio",
 )
 # Beyond these, a number is a slip, and arithmetic with it fails later.
-LARGEST, SLOWEST_PACE, MOST_THREADS = 1e15, 1e-6, 4096
+LARGEST, SLOWEST_PACE = 1e15, 1e-6
+MAXIMUM = {"engine.num_threads": 4096, "removal.smoothing_lambda": math.inf}
 REQUIRED = {
     "data.train": "name a file or a Hub data set of training rows.",
     "data.validation": "name a file of rows that are not in data.train; `tacit data split` makes one.",
@@ -146,13 +148,11 @@ def _check_single_fields(config: Config) -> Iterator[str]:
             yield f"{dotted} ({value}) must be above 0; raise it."
     for dotted in (*MINIMUM, *POSITIVE):
         value = _value(config, dotted)
-        if value is not None and dotted != "removal.smoothing_lambda" and value > LARGEST:
-            yield f"{dotted} ({value}) must be at most {LARGEST:.0e}; lower it."
-    pace, threads = config.schedule.removed_per_epoch, config.engine.num_threads
+        if value is not None and value > (maximum := MAXIMUM.get(dotted, LARGEST)):
+            yield f"{dotted} ({value}) must be at most {maximum:g}; lower it."
+    pace = config.schedule.removed_per_epoch
     if 0 < pace < SLOWEST_PACE:
         yield f"schedule.removed_per_epoch ({pace}) must be at least {SLOWEST_PACE}; raise it."
-    if threads is not None and MOST_THREADS < threads <= LARGEST:
-        yield f"engine.num_threads ({threads}) must be at most {MOST_THREADS}; lower it."
     if any(number < 0 for number in config.run.keep_stages):
         yield f"run.keep_stages ({config.run.keep_stages}) must hold no number below 0; take it out."
 

@@ -5,7 +5,6 @@ table gets a longer table, which repeats its own rows, as Longformer's begins (a
 model is written to a folder, so that every rank, adapters and a resumed run find it there.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig
 
 from pipeline.errors import UserError
+from pipeline.manifest import incomplete, put_in_place
 from pipeline.modeling.pretrained import load_pretrained
 
 # Architectures whose learned table we know: the table's name, and the setting that states its length.
@@ -80,9 +80,8 @@ def write_extended(name_or_path: str, num_positions: int, folder: Path, trust_re
     longer = table.weight.detach().repeat(repeats, 1)[:num_positions]  # (num_positions, hidden)
     table.weight = torch.nn.Parameter(longer)
     setattr(model.config, setting, num_positions)
-    temporary = folder.with_name(f".{folder.name}.incomplete")
+    temporary = incomplete(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    put_in_place(folder)

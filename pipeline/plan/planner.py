@@ -123,7 +123,8 @@ class Planner:
         key = _shapes_key(config)
         if key not in self._decoding:
             models, share = self._models_to_trace(config)
-            first, last = (trace_decoding(model, 1, prompt) for model in (models[0], models[-1]))
+            traces = [trace_decoding(model, 1, prompt) for model in models]
+            first, last = traces[0], traces[-1]
             self._decoding[key] = DecodingTrace(
                 round(first.peak + share * (last.peak - first.peak)),
                 round(first.cache + share * (last.cache - first.cache)),
