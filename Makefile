@@ -11,11 +11,12 @@ GSM8K ?= openai/gsm8k:main
 CASES ?= 1000
 KILLS ?= 100
 
-.PHONY: setup fmt lint types test test-slow fuzz audit kills soak bench demo gsm8k-cpu clean
+.PHONY: setup setup-extras fmt lint types test test-slow fuzz audit kills soak bench docs demo gsm8k-cpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup      virtual environment with pinned packages in $(VENV)"
+	@echo "make setup-extras  trackers, web page, browser tests, lm-evaluation-harness, documentation, beside it"
 	@echo "make demo       set up, train a small model through every stage, print the table"
 	@echo "make test       set up, lint, types, all fast tests"
 	@echo "make test-slow  the tests that take minutes"
@@ -23,6 +24,7 @@ help:
 	@echo "make audit      the pinned packages among PyPI's known vulnerabilities"
 	@echo "make kills      a training is killed KILLS times, and must lose nothing"
 	@echo "make soak       half an hour of training that must not grow"
+	@echo "make docs       these pages and the API as a web site in site/"
 	@echo "make bench      speed against a baseline and against the machine's limit, in tables (over 20 minutes)"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"
@@ -33,6 +35,12 @@ $(VENV)/.complete: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -r requirements.txt -r requirements-dev.txt
 	$(BIN)/pip install -q --no-deps -e .
+	touch $@
+
+setup-extras: $(VENV)/.extras
+
+$(VENV)/.extras: requirements-extras.txt $(VENV)/.complete
+	$(BIN)/pip install -q -r requirements.txt -r requirements-extras.txt
 	touch $@
 
 fmt: setup
@@ -47,9 +55,9 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: setup
+test-slow: setup-extras
 	$(BIN)/python -m pytest -m slow
 
 fuzz: setup
@@ -71,6 +79,9 @@ models/gpt2-tokenizer: | setup
 
 bench: setup models/gpt2-tokenizer
 	$(BIN)/python -m benchmarks
+
+docs: setup-extras
+	$(BIN)/mkdocs build --quiet
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/demo.sh

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling
 
-GPT-2 Small with random weights in fp32, steps of 16 rows of 4x4 multiplication whatever the number of ranks, one thread
+GPT-2 Small with random weights in fp32, steps of 4 rows of 4x4 multiplication whatever the number of ranks, one thread
 a rank. The processes of one rank and of two stand side by side and take turns; who does not work waits.
 """
 
@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.measure import Section, Spread, take_turns
 
-ROWS, REPEATS = 16, 3
+ROWS, REPEATS = 4, 5
 BYTES_SENT_AT = 200  # tcpi_bytes_sent in struct tcp_info, linux/tcp.h
 FP32_BYTES = 4
 

@@ -1,6 +1,6 @@
 """Seconds from the command to its answer, or to the first training step.
 
-python -m benchmarks.startup [--repeats 3]
+python -m benchmarks.startup [--repeats 5]
 """
 
 import argparse
@@ -29,7 +29,7 @@ LOCK = tuple(tuple((state + max(digit - 6, 0)) % 4 for digit in range(10)) for s
 SECONDS_BETWEEN_LOOKS = 0.01
 
 
-def run(repeats: int = 3) -> list[Section]:
+def run(repeats: int = 5) -> list[Section]:
     """Start every command ``repeats`` times, each in turn."""
     section = Section(
         "Start-up", f"Seconds of wall time from the start of the process, median (extremes) of {repeats} turns."
@@ -50,11 +50,8 @@ def run(repeats: int = 3) -> list[Section]:
 
 def _starts(folder: Path, turn: int) -> Iterator[tuple[str, float]]:
     yield "tacit --help", _seconds_of("--help")
-    yield "tacit train --help", _seconds_of("train", "--help")
-    yield "tacit data --help", _seconds_of("data", "--help")
     yield "tacit plan, Mistral 7B", _seconds_of(*PLAN, *SHAPE)
     yield "demo, first step, nothing cached", _seconds_to_first_step(folder, f"cache_{turn}")
-    yield "demo, first step, rows cached", _seconds_to_first_step(folder, f"cache_{turn}")
 
 
 def _seconds_of(*arguments: str) -> float:
@@ -94,7 +91,7 @@ def _seconds_to_first_step(folder: Path, cache: str) -> float:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="Turns (default: 3).")
+    parser.add_argument("--repeats", type=int, default=5, help="Turns (default: 5).")
     for section in run(parser.parse_args().repeats):
         section.print(Console())
 

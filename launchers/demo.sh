@@ -15,9 +15,12 @@ train=(tacit train --config recipes/demo.yaml --overwrite --run.seed "$seed"
 "${train[@]}" --run.output_dir "$run" --json | tee "$run/result.json"
 steps=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['num_steps'])" "$run/result.json")
 "${train[@]}" --run.output_dir "${run}_no_cot" \
-    --schedule.kind no_cot --schedule.max_steps "$steps" --run.keep_stages '[]'
+    --schedule.kind no_cot --schedule.max_steps "$steps" --run.keep_every null
 
 echo
 tacit evaluate --data "$data/test.txt" --num_timed 200 \
     --model "$run/stages/removed_0000" "$run/model" "${run}_no_cot/model"
 echo "explicit CoT: end of stage 0; internalized: $run/model; No CoT: trained for the same $steps steps"
+tacit frontier "$run" --data "$data/test.txt" --num_timed 100
+tacit audit "$run" --data "$data/test.txt" --no_cot "${run}_no_cot"
+tacit report "$run" "${run}_no_cot"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.config import RemovalConfig
 from pipeline.examples import ExampleSet
 from pipeline.layout import Row, SequenceLayout, assemble_row
 from pipeline.removal import Side, Unit, position_shift, remove_cot_tokens, smoothing_offsets
@@ -60,6 +61,13 @@ class RemovalRule:
     keep_positions: bool
     longest_cot: int
     """Tokens in the longest training CoT: where kept positions end."""
+
+
+def removal_rule(removal: RemovalConfig, examples: ExampleSet) -> RemovalRule:
+    """Return a recipe's rule for its training rows."""
+    return RemovalRule(
+        removal.side, removal.unit, removal.smoothing_lambda, removal.keep_positions, examples.longest_cot("token")
+    )
 
 
 def steps_per_epoch(num_rows: int, global_batch_size: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.batching import RemovalRule, StepBatch, StepDataset, build_dataloader, prepared_ahead, steps_per_epoch
+from pipeline.batching import StepBatch, StepDataset, build_dataloader, prepared_ahead, removal_rule, steps_per_epoch
 from pipeline.config import Config
 from pipeline.engine import Engine, StepMetrics
 from pipeline.examples import ExampleSet
@@ -33,6 +33,7 @@ class StageController:
         step: Optimizer steps done.
         stage: The stage that the next step belongs to.
         reset_step: The first step after the latest optimizer reset, or None before any.
+        moment_norms: Norms of AdamW's first and second moments just before that reset.
         steps_per_epoch: Optimizer steps in one pass over the training rows.
         longest_cot: CoT units in the longest training row.
     """
@@ -42,15 +43,10 @@ class StageController:
         self.steps_per_epoch = steps_per_epoch(len(examples), config.optim.global_batch_size)
         self.longest_cot = examples.longest_cot(config.removal.unit)
         self._last_num_removed = last_num_removed(self.longest_cot, config.schedule.remove_all_beyond)
-        self._rule = RemovalRule(
-            config.removal.side,
-            config.removal.unit,
-            config.removal.smoothing_lambda,
-            config.removal.keep_positions,
-            examples.longest_cot("token"),
-        )
+        self._rule = removal_rule(config.removal, examples)
         self.step = 0
         self.reset_step: int | None = None
+        self.moment_norms = (0.0, 0.0)
         self._fixed = None
         self._adaptive = None
         if config.schedule.kind == "adaptive":
@@ -88,6 +84,13 @@ class StageController:
     def stage_has_ended(self) -> bool:
         """Whether the step just done was the last of its stage, or of the run."""
         return self._current_stage() != self.stage or self.step == self.num_steps
+
+    @property
+    def end_of_stage(self) -> int | None:
+        """The step at which the present stage ends; None while an adaptive schedule does not know."""
+        if self._fixed:
+            return self._fixed.end_of(self.stage)
+        return self.num_steps if self.in_last_stage else None
 
     @property
     def epoch(self) -> float:
@@ -145,6 +148,7 @@ class StageController:
     def _enter_stage(self) -> None:
         # After a cut at a boundary this comes again: the moments are zero then, and nothing changes.
         if self.stage.resets_optimizer and self.step == self.stage.first_step and self._config.optim.reset_at_stage:
+            self.moment_norms = self._engine.moment_norms()
             self._engine.reset_optimizer_state()
             self.reset_step = self.step
 

@@ -30,6 +30,8 @@ class Sample:
     correct: bool
     num_cot_tokens: int
     """Tokens written before the second separator."""
+    num_tokens: int
+    """Tokens written, the last end token not counted."""
     text: str
     """All that was written, special tokens included."""
 
@@ -145,17 +147,29 @@ def _sample(
     cot_ids, answer_ids = split_continuation(ids, examples.layout)
     prediction = extract_answer(tokenizer.decode(answer_ids, skip_special_tokens=True))
     return Sample(
-        row, question, answer, prediction, is_correct(prediction, answer), len(cot_ids), tokenizer.decode(ids)
+        row=row,
+        question=question,
+        answer=answer,
+        prediction=prediction,
+        correct=is_correct(prediction, answer),
+        num_cot_tokens=len(cot_ids),
+        num_tokens=len(ids),
+        text=tokenizer.decode(ids),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A model whose speed is measured beside others'."""
+    """A model with the rows that it is asked, evaluated beside others."""
 
     model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     examples: ExampleSet
     spec: AnswerSpec
+
+    def evaluate(self, batch_size: int, *, verify: bool = True) -> Evaluation:
+        """Answer the rows as ``evaluate`` does."""
+        return evaluate(self.model, self.tokenizer, self.examples, self.spec, batch_size, verify=verify)
 
 
 def speeds_at_batch_one(contestants: Sequence[Contestant], num_examples: int) -> list[float]:

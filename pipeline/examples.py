@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from pipeline.token_table import SCHEMA, RowTokenizer, TokenLists
 if TYPE_CHECKING:
     import datasets
 
-CACHE_VERSION = 1  # raise it when the content of the cache changes
+CACHE_VERSION = 2  # raise it when the content of the cache changes
 
 
 def __getattr__(name: str) -> Any:
@@ -84,6 +85,11 @@ class ExampleSet:
         if num_rows is None or num_rows >= len(self):
             return self
         return ExampleSet(self.rows[:num_rows], self.layout, self.num_too_long, self.bad_rows, self.content)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "ExampleSet":
+        """Return the rows with the given numbers as a set of their own."""
+        rows = self.rows[:].take(pa.array(indices, pa.int64()))
+        return ExampleSet(rows, self.layout, self.num_too_long, self.bad_rows, self.content)
 
     def lengths(self, column: str) -> np.ndarray:
         """Return the list lengths of a token column, (num_rows,) integers."""
@@ -145,6 +151,20 @@ def load_examples(
     return _open(folder, source, content, row_format, tokenizer)
 
 
+def make_layout(
+    separators: Sequence[Sequence[int]], row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
+) -> SequenceLayout:
+    """Return the layout of rows whose ``SEPARATORS`` have these ids."""
+    first, second, end = separators
+    return SequenceLayout(
+        tuple(first),
+        tuple(second),
+        end_id=end[0],
+        pad_id=end[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        keep_second_separator=row_format.keep_second_separator,
+    )
+
+
 def contents(train: ExampleSet, validation: ExampleSet) -> dict[str, str]:
     """Return the hash of each source's content, by setting."""
     return {"data.train": train.content, "data.validation": validation.content}
@@ -174,7 +194,15 @@ def _content_of(source: str, split: str, config: DataConfig) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     # A Hub name: its rows are its content; this also tells the user of a source that is not there.
     digest = hashlib.sha256()
-    for record in read_records(source, source_format=config.source_format, split=split, on_bad_row="skip", bad_rows=[]):
+    records = read_records(
+        source,
+        source_format=config.source_format,
+        split=split,
+        columns=asdict(config.columns),
+        on_bad_row="skip",
+        bad_rows=[],
+    )
+    for record in records:
         digest.update(repr(record).encode())
     return digest.hexdigest()
 
@@ -184,7 +212,7 @@ def _cache_key(
 ) -> str:
     tokenizer_state = tokenizer.backend_tokenizer.to_str()
     source_format = Path(source).suffix if config.source_format == "auto" else config.source_format
-    settings = [CACHE_VERSION, source_format, config.on_bad_row, config.max_tokens, templates]
+    settings = [CACHE_VERSION, source_format, asdict(config.columns), config.on_bad_row, config.max_tokens, templates]
     key = json.dumps([content, *settings, tokenizer.special_tokens_map, tokenizer_state], default=str)
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
@@ -205,6 +233,7 @@ def _build(
             source,
             source_format=config.source_format,
             split=split,
+            columns=asdict(config.columns),
             on_bad_row=config.on_bad_row,
             bad_rows=bad_rows,
         )
@@ -239,15 +268,8 @@ def _open(
     folder: Path, source: str, content: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
 ) -> ExampleSet:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    first, second, end = meta["separators"]
     bad_rows = [f"{source}:{line}: {reason}" for line, reason in meta["bad_rows"]]
-    layout = SequenceLayout(
-        tuple(first),
-        tuple(second),
-        end_id=end[0],
-        pad_id=end[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-        keep_second_separator=row_format.keep_second_separator,
-    )
+    layout = make_layout(meta["separators"], row_format, tokenizer)
     with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
         rows = reader.read_all()  # where it lies: the mapping lasts as long as the table
     return ExampleSet(rows, layout, meta["num_too_long"], bad_rows, content)

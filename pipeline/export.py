@@ -16,10 +16,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from pipeline.answer_spec import FILE_NAME, AnswerSpec, load_spec
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST, fault_of
-from pipeline.model_card import model_card
+from pipeline.model_card import FRONTIER_PICTURE, model_card
 from pipeline.model_folder import DESCRIPTION, write_consolidated
 from pipeline.modeling.pretrained import load_pretrained
 from pipeline.modeling.saved import has_adapters, load_adapted, load_tokenizer
+from pipeline.provenance import provenance_of
+from pipeline.report import draw_frontier
+from pipeline.stage_registry import stage_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MERGE_TOLERANCE = 0.1  # of the largest logit: bf16 rounds the merged weights; a wrong merge is far off
@@ -58,7 +61,7 @@ def find_source(path: Path, stage: int | None = None, step: int | None = None) -
             else "no model and no checkpoint; give a run directory or one of their folders"
         )
     elif stage is not None:
-        found = path / "stages" / f"removed_{stage:04d}"
+        found = stage_folder(path, stage)
         wanted = f"no stage {stage}; run.keep_stages says which are kept"
     else:
         found, wanted = path / "checkpoints" / f"step_{step:08d}", f"no checkpoint of step {step}; take another"
@@ -79,6 +82,7 @@ def export_model(
     *,
     base: str | None = None,
     dtype: str | None = None,
+    license_name: str = "",
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> ExportReport:
@@ -90,6 +94,7 @@ def export_model(
         base: Where the base of adapters lies now, if not where they say.
         dtype: A name of ``DTYPES``; None takes the one that was trained in. The base of adapters is loaded in it, a
             4-bit base too: adapters merged into 4 bits would be rounded away.
+        license_name: For the model card; empty takes the base's, where that is known.
         overwrite: Replace ``output``, if it is an earlier export.
         trust_remote_code: Run Python code that comes with the model.
 
@@ -115,6 +120,11 @@ def export_model(
             raise UserError(f"{source}: its logits are not finite; the training has diverged, take an earlier step.")
         written = Path(temporary) / "written"
         num_tensors = _write(written, model, folder, spec, trust_remote_code)
+        origin = provenance_of(source, spec)
+        card = model_card(spec, model.config, origin, output.name, license_name or origin.license)
+        (written / "README.md").write_text(card, encoding="utf-8")
+        if origin.frontier is not None:
+            draw_frontier(origin.frontier, written / FRONTIER_PICTURE)
         report = ExportReport(
             output, model.num_parameters(), num_tensors, str(model.dtype).removeprefix("torch."), merges
         )
@@ -173,12 +183,11 @@ def _merged(folder: Path, base: str | None, **settings: Any) -> PreTrainedModel:
 
 
 def _write(folder: Path, model: PreTrainedModel, source: Path, spec: AnswerSpec, trust_remote_code: bool) -> int:
-    """Write all files; return the number of tensors, each of which has the architecture's shape."""
+    """Write all files but the card; return the number of tensors, each of which has the architecture's shape."""
     model.save_pretrained(folder)
     load_tokenizer(source, trust_remote_code).save_pretrained(folder)
     spec = replace(spec, base_quantization="none")
     spec.save(folder)
-    (folder / "README.md").write_text(model_card(spec, model.config), encoding="utf-8")
     with torch.device("meta"):
         architecture = AutoModelForCausalLM.from_config(model.config, trust_remote_code=trust_remote_code)
     expected = {name: tuple(tensor.shape) for name, tensor in architecture.state_dict().items()}

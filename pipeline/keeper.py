@@ -20,6 +20,7 @@ from pipeline.model_folder import save_model
 from pipeline.recorder import Recorder
 from pipeline.requests import Request, Requests
 from pipeline.schedule import Stage
+from pipeline.stage_registry import stage_folder
 
 SECONDS_BEFORE_KILL = 30
 """DeepSpeed's launcher kills ranks that long after it has told them to stop; `launchers/one_node.sh` waits for them."""
@@ -81,7 +82,8 @@ class Keeper:
             Interrupted: If the run was asked to stop before its end; it has saved then.
         """
         config = self._config
-        keeps = stage.num_removed in config.run.keep_stages
+        every = config.run.keep_every
+        keeps = stage.num_removed in config.run.keep_stages or (every is not None and stage.num_removed % every == 0)
         evaluates = (
             stage.index % config.evaluation.every_stages == 0
             or self._controller.in_last_stage
@@ -92,7 +94,7 @@ class Keeper:
             self._evaluate(stage)
         if keeps:
             # Positions are not built in: a run can start from this model as from any other.
-            folder = self._run_dir / "stages" / f"removed_{stage.num_removed:04d}"
+            folder = stage_folder(self._run_dir, stage.num_removed)
             save_model(folder, self._engine, self._tokenizer, self._spec(stage), question_length=None)
         if evaluates or self._request or self._is_due(config.run.checkpoint_every):
             self._checkpoint(stage)

@@ -1,6 +1,6 @@
 """How the parts of one example stand in a row: order, separators, labels and position ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,11 @@ class SequenceLayout:
     def second_separator(self, has_cot: bool) -> tuple[int, ...]:
         """Return the separator before the answer, which may go together with the last of the CoT."""
         return self.second_separator_ids if has_cot or self.keep_second_separator else ()
+
+    def without_cot(self) -> "SequenceLayout":
+        """Return the layout of rows that leave no place for a CoT: the prompt ends with both separators."""
+        both = (*self.first_separator_ids, *self.second_separator_ids)
+        return replace(self, first_separator_ids=both, second_separator_ids=())
 
     def num_end_tokens(self, has_cot: bool) -> int:
         """Return how many end tokens a full continuation of the prompt holds: separators may be end tokens too."""

@@ -20,6 +20,7 @@ from pipeline.modeling.positions import lacks_positions, write_extended
 from pipeline.ranks import from_rank_zero, on_rank_zero
 from pipeline.run_dir import EXTENDED
 from pipeline.throughput import Throughput, peak_flops
+from pipeline.trackers import chosen_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def check_files(config: Config) -> None:
         UserError: If the DeepSpeed JSON or the model named is at fault, or they do not go together.
     """
     check_suits_quantization(config.engine, config.model.quantization)
+    chosen_trackers(config.run.trackers)
     name = config.model.name_or_path
     if name and not Path(name).exists() and _looks_local(name):
         raise UserError(f"model.name_or_path ({name}): there is no such folder; check the path.")

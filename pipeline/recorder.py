@@ -8,12 +8,14 @@ import platform
 import resource
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.batching import StepBatch
 from pipeline.config import Config, config_to_yaml
@@ -23,6 +25,7 @@ from pipeline.manifest import write_text
 from pipeline.ranks import rank, world_size
 from pipeline.schedule import Stage
 from pipeline.throughput import Throughput
+from pipeline.trackers import Trackers, chosen_trackers
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "bitsandbytes", "datasets", "tokenizers", "numpy")
 FILES = ("metrics.jsonl", "samples.jsonl")
@@ -36,12 +39,19 @@ class Recorder:
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, throughput: Throughput, num_removed_at_end: int, num_steps_done: int
+        self,
+        run_dir: Path,
+        config: Config,
+        throughput: Throughput,
+        num_removed_at_end: int,
+        num_steps_done: int,
+        quiet: bool = False,
     ) -> None:
         self._run_dir, self._log_every, self._throughput = run_dir, config.run.log_every, throughput
         self._num_removed_at_end = num_removed_at_end
         self._active = rank() == 0
-        self._last_line = time.monotonic()
+        self._began = self._last_line = time.monotonic()
+        self._first_step = num_steps_done
         self._mfu = ""
         if not self._active:
             return
@@ -51,18 +61,26 @@ class Recorder:
         for name in FILES:
             _drop_rows_after(run_dir / name, num_steps_done)
         self._metrics = (run_dir / FILES[0]).open("a", encoding="utf-8")
-        self._console = Console(stderr=True)
+        self._trackers = Trackers(chosen_trackers(config.run.trackers), run_dir, asdict(config), num_steps_done)
+        self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("starting", total=1)
+        self._stage_task = self._progress.add_task("", total=None, visible=False)
         self._progress.start()
+
+    def begin_stage(self, controller: StageController, stage: Stage) -> None:
+        """Record the optimizer reset that a stage may begin with, as of the step that follows it."""
+        if controller.reset_step == controller.step:
+            first, second = controller.moment_norms
+            self.write("reset", controller.step + 1, stage, moment_norm=first, second_moment_norm=second)
 
     def step(
         self, controller: StageController, stage: Stage, lr: float, metrics: StepMetrics, batch: StepBatch
@@ -72,7 +90,7 @@ class Recorder:
             return
         self._throughput.add(batch)
         step = controller.step
-        self._show(step, controller.num_steps, stage, metrics)
+        self._show(controller, stage, metrics)
         if step % self._log_every and step != stage.first_step + 1:
             return
         rates = self._throughput.rates()
@@ -100,6 +118,7 @@ class Recorder:
             place = {"kind": kind, "step": step, "stage": stage.index, "num_removed": stage.num_removed}
             self._metrics.write(json.dumps({**place, **fields}) + "\n")
             self._metrics.flush()
+            self._trackers.log(kind, step, {"stage": stage.index, "num_removed": stage.num_removed, **fields})
 
     def write_samples(self, step: int, samples: Iterable[dict[str, Any]]) -> None:
         """Append evaluated rows to samples.jsonl."""
@@ -132,17 +151,35 @@ class Recorder:
         if self._active:
             self._progress.stop()
             self._metrics.close()
+            self._trackers.close()
 
-    def _show(self, step: int, num_steps: int | None, stage: Stage, metrics: StepMetrics) -> None:
+    def _show(self, controller: StageController, stage: Stage, metrics: StepMetrics) -> None:
+        step, num_steps = controller.step, controller.num_steps
         removed = f"{stage.num_removed}/{self._num_removed_at_end} removed"
-        text = f"stage {stage.index}  {removed}  loss {metrics.loss:.4f}{self._mfu}"
+        text = f"loss {metrics.loss:.4f}{self._mfu}"
         if self._console.is_terminal:
             # An adaptive run does not know its length; its bar counts removed units until it does.
             done, total = (step, num_steps) if num_steps else (stage.num_removed, self._num_removed_at_end)
-            self._progress.update(self._task, description=text, completed=done, total=total)
+            self._progress.update(self._task, description=f"run  {text}", completed=done, total=total)
+            end = controller.end_of_stage
+            self._progress.update(
+                self._stage_task,
+                description=f"stage {stage.index}  {removed}",
+                completed=step - stage.first_step,
+                total=None if end is None else end - stage.first_step,
+                visible=True,
+            )
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.say(f"step {step}{f'/{num_steps}' if num_steps else ''}  {text}")
+            steps = f"{step}/{num_steps}" if num_steps else str(step)
+            self.say(f"step {steps}  stage {stage.index}  {removed}  {text}{self._time_left(step, num_steps)}")
+
+    def _time_left(self, step: int, num_steps: int | None) -> str:
+        """Return the time to the end at the pace so far, evaluations included; nothing where the end is not known."""
+        if not num_steps or step == self._first_step:
+            return ""
+        seconds = (time.monotonic() - self._began) / (step - self._first_step) * (num_steps - step)
+        return f"  {timedelta(seconds=round(seconds))} left"
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -140,7 +140,9 @@ def in_small(config: Config, folder: Path) -> Config:
             output_dir=str(folder),
             log_every=1,
             checkpoint_every=None,
-            keep_stages=[schedule.start_removed] if config.run.keep_stages else [],
+            keep_stages=[schedule.start_removed] if config.run.keep_stages or config.run.keep_every else [],
+            keep_every=None,
+            trackers=[],
         ),
     )
 

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.chat_template import around_question, render, template_of
 from pipeline.config import FormatConfig
 from pipeline.errors import UserError
 from pipeline.records import CoTRecord
+from pipeline.records.chat import BEGIN, END, conversation_of, shown
+from pipeline.records.record import gap_behind
 
+CHAT = "{chat}"
 PARTS = ("question", "first_separator", "cot", "second_separator", "answer", "end")
 SEPARATORS = ("first_separator", "second_separator", "end")
 
@@ -19,9 +23,11 @@ def resolve_format(row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase)
     """Return each part's template with the tokenizer's own special tokens written in.
 
     ``{bos}`` becomes the beginning-of-sequence token where the tokenizer puts one before a text by itself, or nothing.
+    ``{chat}`` becomes what the chat template writes around a question; its source stands under ``chat`` then, for
+    conversations of several messages.
 
     Raises:
-        UserError: If a template asks for a special token that the tokenizer lacks.
+        UserError: If a template asks for a special token or a chat template that the tokenizer lacks.
     """
     uses_bos = tokenizer.bos_token_id is not None and tokenizer("1").input_ids[:1] == [tokenizer.bos_token_id]
     resolved = {}
@@ -33,13 +39,36 @@ def resolve_format(row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase)
             )
         resolved[part] = template.replace("{eos}", str(tokenizer.eos_token or ""))
         resolved[part] = resolved[part].replace("{bos}", str(tokenizer.bos_token) if uses_bos else "")
+    if row_format.question == CHAT:
+        before, behind = around_question(tokenizer)
+        _check_open_block(behind, row_format, tokenizer)
+        resolved |= {"question": f"{before}{{question}}{behind}", "chat": template_of(tokenizer)}
     return resolved
 
 
-def render_parts(record: CoTRecord, templates: dict[str, str]) -> tuple[str, ...]:
-    """Return the text of each part, in the order of ``PARTS``; a record without CoT has an empty CoT part."""
+def _check_open_block(prompt_end: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a chat template that begins the reasoning itself, where the format does not close what it opens.
+
+    Raises:
+        UserError: Saying what the format must be.
+    """
+    is_open = prompt_end.count(BEGIN) > prompt_end.count(END)
+    if is_open and (BEGIN in row_format.cot or not row_format.keep_second_separator):
+        raise UserError(
+            f"format.cot ({row_format.cot!r}): the chat template of the tokenizer ({tokenizer.name_or_path}) ends the "
+            f"prompt with {BEGIN}; leave it out of format.cot, and set format.keep_second_separator true, so that what "
+            "it opens is always closed."
+        )
+
+
+def render_parts(record: CoTRecord, templates: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the text of each part, in the order of ``PARTS``; a record without CoT has an empty CoT part.
+
+    Raises:
+        UserError: If the question is a conversation, and the format or the chat template cannot write it.
+    """
     return (
-        render_question(record.question, templates),
+        render_question(record.question, templates, tokenizer),
         templates["first_separator"],
         templates["cot"].replace("{cot}", record.cot) if record.steps else "",
         templates["second_separator"],
@@ -48,9 +77,20 @@ def render_parts(record: CoTRecord, templates: dict[str, str]) -> tuple[str, ...
     )
 
 
-def render_question(question: str, templates: dict[str, str]) -> str:
-    """Return the question as the model reads it, without the separator behind it."""
-    return templates["question"].replace("{question}", question)
+def render_question(question: str, templates: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the question as the model reads it, without the separator behind it.
+
+    Raises:
+        UserError: If it is a conversation, and the format or the chat template cannot write it.
+    """
+    messages = conversation_of(question)
+    if messages is None:
+        return templates["question"].replace("{question}", question)
+    if "chat" not in templates:
+        raise UserError(
+            f"question {shown(question)}: a conversation is written by a chat template; set format.question to {CHAT}."
+        )
+    return render(messages, tokenizer)
 
 
 def tokenize_rows(
@@ -68,7 +108,7 @@ def tokenize_rows(
     Raises:
         UserError: If a token reaches over a border, a prompt reads differently alone, or a word is unknown.
     """
-    parts = [render_parts(record, templates) for record in records]
+    parts = [render_parts(record, templates, tokenizer) for record in records]
     ids_alone: dict[str, Any] = {
         "add_special_tokens": False,
         "return_attention_mask": False,
@@ -91,7 +131,7 @@ def tokenize_rows(
         row = _cut(record, texts, ids, spans, templates)
         if prompt != row["question"] + row["first_separator"]:
             raise UserError(
-                f"question {record.question!r}: its prompt has other tokens alone than before its CoT; give "
+                f"question {shown(record.question)}: its prompt has other tokens alone than before its CoT; give "
                 "format.first_separator a token of its own, such as {eos}."
             )
         rows.append(row)
@@ -109,7 +149,7 @@ def _cut(
     if len(over):
         begin, end = offsets[over[0]]
         raise UserError(
-            f"question {record.question!r}: the token {''.join(texts)[begin:end]!r} reaches over the border of "
+            f"question {shown(record.question)}: the token {''.join(texts)[begin:end]!r} reaches over the border of "
             f"{PARTS[part_of_token[over[0]]]}; give the separators in format.* tokens of their own, such as {{eos}}."
         )
     cuts = np.searchsorted(part_of_token, range(len(PARTS) + 1))
@@ -123,7 +163,9 @@ def _step_lengths(record: CoTRecord, cot_begin: int, token_ends: np.ndarray, tem
     if not record.steps:
         return []
     begin = cot_begin + templates["cot"].index("{cot}")
-    step_ends = begin + np.array(list(accumulate(len(step) + 1 for step in record.steps))) - 1
+    lengths = np.array([len(step) for step in record.steps])
+    gaps = np.array([len(gap_behind(step)) for step in record.steps])
+    step_ends = begin + np.cumsum(lengths + gaps) - gaps  # what stands between two steps belongs to the second
     step_of_token = np.minimum(np.searchsorted(step_ends, token_ends), len(record.steps) - 1)
     return np.bincount(step_of_token, minlength=len(record.steps)).tolist()
 
@@ -141,7 +183,7 @@ def _check_vocabulary(
         lost = "" if ids.count(unknown) <= written else _first_unknown(words, tokenizer)
     if lost:
         raise UserError(
-            f"question {record.question!r}: {lost} is not in the tokenizer's vocabulary; choose another "
+            f"question {shown(record.question)}: {lost} is not in the tokenizer's vocabulary; choose another "
             "model.tokenizer, or other separators in format.*."
         )
 

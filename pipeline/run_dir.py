@@ -144,8 +144,8 @@ def clear_run_dir(run_dir: Path, base: Path) -> None:
         for extended in run_dir.glob(f"{EXTENDED}_*"):
             if extended != base:
                 shutil.rmtree(extended)
-        for name in ("checkpoints", "model", "stages"):
+        for name in ("checkpoints", "model", "stages", "tensorboard"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "samples.jsonl", "tracker_id", "frontier.json", "audit.json", "report.html"):
             (run_dir / name).unlink(missing_ok=True)
     barrier()

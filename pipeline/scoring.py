@@ -84,6 +84,29 @@ def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, f
     return lower, upper
 
 
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: whether two models differ on the same rows.
+
+    Were they equally good, each row that one of them alone gets right would be either's with probability 1/2.
+
+    Args:
+        only_first: Rows that the first model alone gets right.
+        only_second: Rows that the second model alone gets right.
+
+    Returns:
+        Twice the binomial tail P(X <= min(only_first, only_second)), X ~ B(only_first + only_second, 1/2), at most 1.
+
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947).
+    """
+    total = only_first + only_second
+    ways = tail = 1
+    for i in range(min(only_first, only_second)):
+        ways = ways * (total - i) // (i + 1)  # of choosing i + 1 rows
+        tail += ways
+    return min(1.0, 2 * tail / 2**total)
+
+
 def score_file(path: Path | str) -> ScoreReport:
     """Score JSONL rows with ``prediction`` and ``answer``, both strings; other keys are ignored.
 

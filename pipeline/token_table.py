@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import UserError
 from pipeline.records import CoTRecord
+from pipeline.records.chat import shown
 from pipeline.records.columns import RecordColumns
 from pipeline.row_text import SEPARATORS, tokenize_rows
 from pipeline.word_rows import WordTokenizer
@@ -84,8 +85,8 @@ class RowTokenizer:
         for name, expected in zip(SEPARATORS, self.separators, strict=True):
             if row[name] != expected:
                 raise UserError(
-                    f"question {record.question!r}: format.{name} makes the tokens {row[name]} here and {expected} in "
-                    "the first row; choose a separator that is a token of its own, such as {eos}."
+                    f"question {shown(record.question)}: format.{name} makes the tokens {row[name]} here and "
+                    f"{expected} in the first row; choose a separator that is a token of its own, such as {{eos}}."
                 )
 
 

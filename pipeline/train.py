@@ -35,13 +35,14 @@ class TrainingResult:
     best_step: int | None
 
 
-def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> TrainingResult:
+def train(config: Config, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> TrainingResult:
     """Train through every stage.
 
     Args:
         config: The recipe.
         resume: Go on from the newest checkpoint in the run directory, if there is one.
         overwrite: Delete what an earlier run left in the run directory.
+        quiet: Show no progress.
 
     Raises:
         UserError: If settings, data or model are at fault; nothing of an earlier run is lost then.
@@ -75,7 +76,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
             controller.restore(saved["step"], saved["controller"])
         throughput = make_throughput(config, tokenizer, engine.device)
         recorder = stack.enter_context(
-            Recorder(run_dir, config, throughput, controller.num_removed_at_end, controller.step)
+            Recorder(run_dir, config, throughput, controller.num_removed_at_end, controller.step, quiet)
         )
         requests = stack.enter_context(Requests(run_dir, config.run.checkpoint_minutes))
         guard = Guard(config, engine, controller, recorder, run_dir / "checkpoints")
@@ -87,6 +88,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
 
         stage = controller.stage
         for stage, batches in controller.stages():
+            recorder.begin_stage(controller, stage)
             for batch in batches:
                 lr = controller.learning_rate
                 metrics = engine.train_step(batch, lr)

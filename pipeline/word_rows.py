@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import UserError
 from pipeline.records import CoTRecord
+from pipeline.records.chat import BEGINS_CONVERSATION
 from pipeline.records.columns import RecordColumns
 from pipeline.row_text import PARTS, SEPARATORS, covers, tokenize_rows
 from pipeline.words import Texts, WordIds, begins_of, cut_into_words
@@ -77,6 +78,8 @@ class WordTokenizer:
         )
         steps = Texts(cots.words, steps.begins)
         sure = ~np.any([texts.any_of(word_ids.unsure) for texts in (questions, cots, answers)], axis=0)
+        conversations = pc.starts_with(rows.questions, BEGINS_CONVERSATION)
+        sure &= ~conversations.to_numpy(zero_copy_only=False)
         for has_cot in (True, False):
             kept = sure & ((num_steps > 0) == has_cot)
             frame = self._frame(rows, kept, has_cot) if kept.any() else None

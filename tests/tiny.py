@@ -40,7 +40,7 @@ RECIPE: dict[str, Any] = {
     "optim": {"lr": 1e-3, "global_batch_size": 8},
     "engine": {"micro_batch_tokens": 60, "num_threads": 1},
     "evaluation": {"num_examples": 7, "every_stages": 2, "batch_size": 4},
-    "run": {"log_every": 1},
+    "run": {"log_every": 1, "trackers": []},
 }
 
 

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,12 +22,12 @@ from pipeline.cli.data_options import (
     Source,
     Splits,
     add_options,
+    read_options,
 )
 from pipeline.errors import UserError
 from pipeline.records import (
     BadRow,
     CoTRecord,
-    SourceFormat,
     check_output_path,
     draw_held_out,
     read_records,
@@ -66,12 +66,12 @@ def automaton(machine: Machine, length: Length, splits: Splits) -> None:
 
 def gsm8k(source: Source, output: Output) -> None:
     """Convert GSM8K's own rows: the equations of each solution become the chain of thought."""
-    _convert(source, "gsm8k", output)
+    _convert(source, Format("gsm8k"), output)
 
 
 def convert(source: Source, source_format: Format, output: Output) -> None:
     """Convert rows from one format to another."""
-    _convert(source, source_format.source_format, output)
+    _convert(source, source_format, output)
 
 
 def split(source: Source, source_format: Format, held_out: HeldOut) -> None:
@@ -88,12 +88,12 @@ def split(source: Source, source_format: Format, held_out: HeldOut) -> None:
             raise UserError(f"{path}: is the input, which is read again for each split; name another --output_dir.")
 
     bad_rows: list[BadRow] = []
-    questions = (record.question for record in _read(source, source_format.source_format, bad_rows))
+    questions = (record.question for record in _read(source, source_format, bad_rows))
     split_of = draw_held_out(questions, counts, held_out.seed)
     written = {}
     for name, path in paths.items():
         # One pass a split keeps the memory constant; the first pass has listed the broken rows already.
-        rows = _read(source, source_format.source_format, [])
+        rows = _read(source, source_format, [])
         written[path] = write_records(path, (row for row in rows if split_of.get(row.question, "train") == name))
     _print_summary(written, bad_rows)
 
@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
     for options_class in options_classes:
         add_options(parser, options_class)
     options = parse_options(parser, rest)
-    run(*(cls(**{field.name: options[field.name] for field in fields(cls)}) for cls in options_classes))
+    run(*(read_options(options, options_class) for options_class in options_classes))
     return 0
 
 
@@ -179,7 +179,7 @@ def _transitions(machine: Machine) -> tuple[tuple[int, ...], ...]:
     return modular_sum(machine.modulus, num_symbols=10)
 
 
-def _convert(source: Source, source_format: SourceFormat, output: Output) -> None:
+def _convert(source: Source, source_format: Format, output: Output) -> None:
     path = Path(output.output)
     check_output_path(path, output.overwrite)
     bad_rows: list[BadRow] = []
@@ -189,11 +189,12 @@ def _convert(source: Source, source_format: SourceFormat, output: Output) -> Non
     _print_summary({path: num_rows}, bad_rows, num_without_cot=len(without_cot))
 
 
-def _read(source: Source, source_format: SourceFormat, bad_rows: list[BadRow]) -> Iterator[CoTRecord]:
+def _read(source: Source, source_format: Format, bad_rows: list[BadRow]) -> Iterator[CoTRecord]:
     return read_records(
         source.input,
-        source_format=source_format,
+        source_format=source_format.source_format,
         split=source.split,
+        columns=asdict(source_format.columns),
         on_bad_row=source.on_bad_row,
         bad_rows=bad_rows,
     )

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
+from pipeline.cli.column_options import add_column_options, columns_of
+from pipeline.config import ColumnsConfig
 from pipeline.records import OnBadRow, SourceFormat
 
 
@@ -48,6 +50,8 @@ class Format:
 
     source_format: SourceFormat = "auto"
     """Format of the input; auto decides by extension and beginning."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """What the fields of a row are called in the input."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,22 @@ BY_HAND: dict[str, dict[str, Any]] = {
 
 def add_options(parser: ArgumentParser, options_class: type) -> None:
     """Add a dataclass's fields to a parser as ``--field``."""
-    by_hand = {field.name for field in fields(options_class)} & BY_HAND.keys()
-    parser.add_class_arguments(options_class, None, skip=set(by_hand))
+    names = {field.name for field in fields(options_class)}
+    by_hand = names & BY_HAND.keys()
+    parser.add_class_arguments(options_class, None, skip={*by_hand, "columns"})
     for name in sorted(by_hand):
         parser.add_argument(f"--{name}", **BY_HAND[name])
+    if "columns" in names:
+        add_column_options(parser)
+
+
+def read_options(options: Namespace, options_class: type) -> Any:
+    """Return the dataclass whose fields the parser knows.
+
+    Raises:
+        UserError: If columns are not named rightly.
+    """
+    values = {field.name: options[field.name] for field in fields(options_class)}
+    if "columns" in values:
+        values["columns"] = columns_of(options)
+    return options_class(**values)

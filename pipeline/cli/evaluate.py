@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.arguments import parse_options
-from pipeline.config import DataConfig
-from pipeline.errors import UserError
-from pipeline.records import SourceFormat
+from pipeline.cli.evaluation_options import (
+    add_evaluation_options,
+    check_counts,
+    is_first_rank,
+    rows_of,
+    start_ranks,
+)
 
 if TYPE_CHECKING:
     from pipeline.comparison import ModelReport
@@ -35,36 +38,22 @@ def main(argv: Sequence[str]) -> int:
         UserError: If a model or the data cannot be read.
     """
     options = parse_options(_parser(), argv)
-    for name, minimum in {"num_removed": 0, "num_examples": 1, "num_timed": 1, "batch_size": 1}.items():
-        value = getattr(options, name)
-        if value is not None and value < minimum:
-            raise UserError(f"--{name} ({value}) must be at least {minimum}; raise it.")
+    check_counts(options)
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         reports = _evaluate(options)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         _write_samples(options, reports)
         _print(options, reports)
     return 0
 
 
 def _evaluate(options: Namespace) -> list["ModelReport"]:
-    from transformers.utils.logging import disable_progress_bar  # this and what follows import torch
+    from pipeline.comparison import compare_models  # imports torch
 
-    from pipeline.comparison import compare_models
-    from pipeline.engine import init_distributed
-
-    disable_progress_bar()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        init_distributed()
-    data = DataConfig(
-        validation=options.data,
-        validation_split=options.split,
-        source_format=options.source_format,
-        on_bad_row=options.on_bad_row,
-    )
+    start_ranks()
     return compare_models(
         [Path(folder) for folder in options.model],
-        data,
+        rows_of(options),
         num_removed=options.num_removed,
         num_examples=options.num_examples,
         num_timed=options.num_timed,
@@ -82,28 +71,15 @@ def _parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("--model", type=str, nargs="+", required=True, help="Model folders; speeds are compared to the first one's.")
-    add("--data", type=str, required=True, help="Unseen rows: a file, or a Hub name.")
-    add("--split", type=str, default="test", help="Split of a Hub data set.")
-    add("--source_format", type=SourceFormat, default="auto", help="Format of the rows.")
-    add("--on_bad_row", type=str, choices=["stop", "skip"], default="stop", help="What a broken row does.")
+    add_evaluation_options(parser)
     add(
         "--num_removed",
         type=int,
         default=None,
         help="Removed CoT units at which to ask; the model's own if not given.",
     )
-    add("--num_examples", type=int, default=None, help="Rows used, from the first; all if not given.")
     add("--num_timed", type=int, default=50, help="Rows timed at batch size 1.")
-    add("--batch_size", type=int, default=256, help="Rows decoded together for accuracy.")
-    add(
-        "--verify",
-        type=bool,
-        default=True,
-        help="For accuracy, try the reference answers first, and decode only from where the model disagrees: the same "
-        "answers, sooner. Speed at batch size 1 never sees them.",
-    )
     add("--samples", type=str, default=None, help="Write every row as answered to this JSONL file.")
-    add("--trust_remote_code", action="store_true", help="Run Python code that comes with the models.")
     add("--json", action="store_true", help="Print JSON: an object for one model, a list for several.")
     return parser
 

@@ -28,10 +28,13 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(_parser(), argv)
     if options.stage is not None and options.step is not None:
         raise UserError("--stage and --step exclude each other; leave one out.")
+    if options.private and options.push is None:
+        raise UserError("--private is for --push; name a repository, or leave it out.")
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         from transformers.utils.logging import disable_progress_bar  # this and what follows import torch
 
         from pipeline.export import export_model, find_source
+        from pipeline.hub import push_folder
 
         disable_progress_bar()
         report = export_model(
@@ -39,17 +42,20 @@ def main(argv: Sequence[str]) -> int:
             Path(options.output),
             base=options.base,
             dtype=options.dtype,
+            license_name=options.license,
             overwrite=options.overwrite,
             trust_remote_code=options.trust_remote_code,
         )
+        address = push_folder(report.output, options.push, private=options.private) if options.push else None
     if options.json:
-        print(json.dumps({**dataclasses.asdict(report), "output": str(report.output)}))
+        print(json.dumps({**dataclasses.asdict(report), "output": str(report.output), "address": address}))
         return 0
     merged = ", adapters merged" if report.merged_adapters else ""
     print(
         f"{report.output}: {report.num_parameters:,} parameters in {report.num_tensors} tensors, {report.dtype}"
         f"{merged}; shapes checked, loaded again, same logits"
     )
+    print(f"pushed to {address}" if address else f"next: tacit ask {report.output}")
     return 0
 
 
@@ -73,6 +79,9 @@ def _parser() -> ArgumentParser:
         default=None,
         help="Type of the weights; the one trained in if not given.",
     )
+    add("--license", type=str, default="", help="Licence for the model card; the base's, if it says, if not given.")
+    add("--push", type=str, default=None, help="Put it on the Hugging Face Hub too, as OWNER/NAME; needs a login.")
+    add("--private", action="store_true", help="With --push: make the repository private.")
     add("--overwrite", action="store_true", help="Replace an earlier export.")
     add("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")
     add("--json", action="store_true", help="Print one JSON object.")

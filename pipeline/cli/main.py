@@ -13,8 +13,14 @@ from pipeline.errors import Interrupted, RunError, UserError
 
 COMMANDS = {
     "plan": "What a recipe will do and need: stages, tokens, FLOPs, memory, time.",
+    "preview": "Training rows as the model will see them, stage by stage, and how they are batched.",
     "train": "Train through every stage of a recipe.",
     "evaluate": "Accuracy and speed of saved models, side by side.",
+    "frontier": "Accuracy and speed of every kept stage of a run, and the stages worth choosing.",
+    "audit": "Is the reasoning of a model really internalized?",
+    "report": "One page of figures and tables about one run or several.",
+    "ask": "Ask a saved model; two side by side.",
+    "web": "The same as a page in the browser, with a slider over the stages.",
     "score": "Accuracy of predictions stored in a file.",
     "export": "One plain Hugging Face folder of a run: adapters merged, parts put together.",
     "data": "Make, convert and split data.",
@@ -41,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else USAGE
     name, *rest = arguments
     try:
-        check_command(name, COMMANDS, "tacit")
+        if name != "--completion":
+            check_command(name, COMMANDS, "tacit")
         # bitsandbytes remarks on every product that it casts, and on a CPU kernel of the Hub's that it can do without.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         # Only the sub-command asked for is imported: torch and its friends take seconds.
-        return importlib.import_module(f"pipeline.cli.{name}").main(rest)
+        return importlib.import_module(f"pipeline.cli.{name.removeprefix('--')}").main(rest)
     except UserError as error:
         _tell("error", str(error))
         if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -90,5 +97,6 @@ def _help() -> str:
             *lines,
             "",
             "`tacit COMMAND --help` lists the options.",
+            'eval "$(tacit --completion bash)" lets the shell complete them; zsh and fish can do it, too.',
         ]
     )

@@ -2,12 +2,12 @@
 
 import argparse
 import contextlib
-import difflib
 import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.cli.arguments import split_options
 from pipeline.config import Config, parse_command_line
 from pipeline.errors import UserError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pipeline.plan.plan import Plan
 
 SWITCHES = {"json": "Print the plan as one JSON object, with every stage."}
-OF_EVERY_RECIPE = ("config", "print_config", "help")
 # What a recipe must name and a plan from lengths does not read.
 UNUSED_WITH_LENGTHS = ("--data.train=-", "--data.validation=-", "--run.output_dir=-")
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
         parser.print_help()
         print("\nand the recipe with its settings:\n")
-    options, rest = _split(parser, argv)
+    options, rest = split_options(parser, argv, SWITCHES)
     _check(options)
     placeholders = UNUSED_WITH_LENGTHS if options.lengths else ()
     config, switches = parse_command_line([*rest, *placeholders], "tacit plan", SWITCHES)
@@ -49,26 +48,6 @@ def main(argv: Sequence[str]) -> int:
 
         print_plan(config, plan)
     return 0
-
-
-def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return a plan's own options, and what is left for the recipe.
-
-    Raises:
-        UserError: If an option has no value, or is none at all.
-    """
-    try:
-        options, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name} has no value; write {error.argument_name} VALUE.") from error
-    known = [*vars(options), *SWITCHES, *OF_EVERY_RECIPE]
-    for argument in rest:
-        name = argument.removeprefix("--").partition("=")[0]
-        if argument.startswith("--") and "." not in name and name not in known:  # settings have a section and a dot
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean --{near[0]}?" if near else " See --help."
-            raise UserError(f"--{name}: unknown option of tacit plan.{hint}")
-    return options, rest
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ SWITCHES = {
     "resume": "Go on from the newest checkpoint in the run directory; start afresh if there is none.",
     "overwrite": "Replace an earlier run in the run directory.",
     "rehearse": "Go through the recipe in small on two CPU ranks: tiny model, short stages, the same ZeRO stage.",
+    "quiet": "Show no progress; warnings, errors and the result are told.",
     "json": "Print the result as one JSON object.",
 }
 
@@ -48,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
             return run_local_ranks(REHEARSAL_RANKS, ["train", *argv])
     is_first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("pipeline").setLevel(logging.INFO if is_first else logging.ERROR)
+    level = logging.WARNING if "quiet" in switches else logging.INFO
+    logging.getLogger("pipeline").setLevel(level if is_first else logging.ERROR)
 
     # Libraries log to stdout, which is for the result; they import torch: not before the recipe is known to be right.
     with contextlib.redirect_stdout(sys.stderr):
@@ -59,7 +61,9 @@ def main(argv: Sequence[str]) -> int:
         else:
             from pipeline.train import train
 
-            result = train(config, resume="resume" in switches, overwrite="overwrite" in switches)
+            result = train(
+                config, resume="resume" in switches, overwrite="overwrite" in switches, quiet="quiet" in switches
+            )
     if not is_first:
         return 0
     as_json = "json" in switches
@@ -82,10 +86,15 @@ def _say_trained(result: "TrainingResult") -> str:
         if result.best_step
         else "last step"
     )
-    return (
-        f"trained {result.num_steps} steps; kept {result.model_dir} ({kept})\n"
-        f"next: tacit evaluate --model {result.model_dir} --data TEST_FILE"
-    )
+    run_dir = result.model_dir.parent
+    lines = [f"trained {result.num_steps} steps; kept {result.model_dir} ({kept})"]
+    following = [f"tacit evaluate --model {result.model_dir} --data TEST_FILE"]
+    if num_stages := len(list(run_dir.glob("stages/removed_*"))):
+        lines.append(f"stages: {num_stages} models in {run_dir / 'stages'}")
+        following = [f"tacit frontier {run_dir} --data TEST_FILE"]
+    lines.append(f"metrics and samples: {run_dir / 'metrics.jsonl'}, {run_dir / 'samples.jsonl'}")
+    following += [f"tacit report {run_dir}", f"tacit ask {result.model_dir}"]
+    return "\n".join([*lines, "next: " + "\n      ".join(following)])
 
 
 def _say_rehearsed(rehearsal: "Rehearsal") -> str:

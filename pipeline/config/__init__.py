@@ -4,6 +4,7 @@ from pipeline.config.checks import Change, changes
 from pipeline.config.parsing import config_to_yaml, load_config, parse_command_line
 from pipeline.config.schema import (
     AdaptiveConfig,
+    ColumnsConfig,
     Config,
     DataConfig,
     EngineConfig,
@@ -15,11 +16,13 @@ from pipeline.config.schema import (
     RemovalConfig,
     RunConfig,
     ScheduleConfig,
+    TrackerName,
 )
 
 __all__ = [
     "AdaptiveConfig",
     "Change",
+    "ColumnsConfig",
     "Config",
     "DataConfig",
     "EngineConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "RemovalConfig",
     "RunConfig",
     "ScheduleConfig",
+    "TrackerName",
     "changes",
     "config_to_yaml",
     "load_config",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config.schema import AdaptiveConfig, Config, FormatConfig, LoraConfig
@@ -40,6 +40,7 @@ MINIMUM = {
     "run.log_every": 1,
     "run.checkpoint_every": 1,
     "run.keep_checkpoints": 1,
+    "run.keep_every": 1,
 }
 POSITIVE = (
     "lora.alpha",
@@ -82,6 +83,8 @@ FREE_ON_RESUME = (
     "run.keep_checkpoints",
     "run.keep_stage_checkpoints",
     "run.keep_stages",
+    "run.keep_every",
+    "run.trackers",
     "run.collapse_ratio",
 )
 
@@ -118,6 +121,7 @@ def check(config: Config) -> list[str]:
     """Return every fault of a configuration, one line each; an empty list means that it can run."""
     return [
         *_check_single_fields(config),
+        *check_column_names(dataclasses.asdict(config.data.columns), "data.columns"),
         *_check_model(config),
         *_check_lora(config),
         *_check_format(config.format),
@@ -191,10 +195,31 @@ def _check_lora(config: Config) -> Iterator[str]:
         yield f"model.quantization ({model.quantization}) needs trained weights: name model.name_or_path."
 
 
+def check_column_names(names: Mapping[str, str], setting: str) -> Iterator[str]:
+    """Yield what is wrong with the names of columns.
+
+    Args:
+        names: Field of a row to column.
+        setting: What the user knows the names by.
+    """
+    fields: dict[str, str] = {}
+    for name, column in names.items():
+        if not column:
+            yield f"{setting}.{name} is empty; name a column, or leave it out."
+        elif column in fields:
+            yield f"{setting}.{name} ({column!r}) is {setting}.{fields[column]} as well; give each a column of its own."
+        fields.setdefault(column, name)
+
+
 def _check_format(row_format: FormatConfig) -> Iterator[str]:
+    if "{chat}" in row_format.question and row_format.question != "{chat}":
+        yield (
+            f"format.question ({row_format.question!r}) must be {{chat}} alone: the chat template writes all that "
+            "stands around the question, a first token too; take the rest out."
+        )
     for name, slot in (("question", "{question}"), ("cot", "{cot}"), ("answer", "{answer}")):
         template = getattr(row_format, name)
-        if template.count(slot) != 1:
+        if template.count(slot) != 1 and not (name == "question" and "{chat}" in template):
             yield f"format.{name} ({template!r}) must hold {slot} exactly once; write it in."
     for field in dataclasses.fields(row_format):
         template = getattr(row_format, field.name)

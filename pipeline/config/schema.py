@@ -4,6 +4,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ScheduleKind = Literal["fixed", "adaptive", "explicit_cot", "no_cot"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """What the fields of a row are called in the sources. Text has no names."""
+
+    question: str = "question"
+    """Column or key of the question."""
+    cot: str = "cot"
+    """Of the chain of thought as one text, whose steps are its lines."""
+    steps: str = "steps"
+    """Of the chain of thought as a list of steps."""
+    answer: str = "answer"
+    """Of the answer."""
+    messages: str = "messages"
+    """Of a list of chat messages, which takes the place of all the others."""
 
 
 @dataclass(frozen=True)
@@ -11,15 +28,18 @@ class DataConfig:
     """Where the rows come from."""
 
     train: str = ""
-    """Training rows: a file (text, JSONL, JSON, GSM8K's own JSONL) or a Hub name such as ``openai/gsm8k:main``."""
+    """Training rows: a file (text, JSONL, JSON, CSV, Parquet, GSM8K's own JSONL) or a Hub name such as
+    ``openai/gsm8k:main``."""
     validation: str = ""
     """Validation rows, in any of the same forms. Model selection uses these rows and no others."""
     train_split: str = "train"
     """Split read when ``train`` is a Hub name."""
     validation_split: str = "validation"
     """Split read when ``validation`` is a Hub name."""
-    source_format: Literal["auto", "text", "jsonl", "json", "gsm8k", "hub"] = "auto"
+    source_format: Literal["auto", "text", "jsonl", "json", "csv", "parquet", "gsm8k", "hub"] = "auto"
     """Format of both sources; ``auto`` decides by extension and first row."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """What the fields of a row are called there."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a broken row does: stop the run, or be counted and listed."""
     num_train: int | None = None
@@ -35,12 +55,13 @@ class FormatConfig:
     """How one row is written as text.
 
     A row reads ``question first_separator cot second_separator answer end``. ``{bos}`` and ``{eos}`` stand for the
-    tokenizer's special tokens (``{bos}`` for nothing where the tokenizer does not use one).
+    tokenizer's special tokens (``{bos}`` for nothing where the tokenizer does not use one). As ``question``, ``{chat}``
+    stands for all that the tokenizer's chat template writes up to where the assistant begins.
     The defaults are those of arXiv:2405.14838.
     """
 
     question: str = "{bos} {question} "
-    """Template of the question."""
+    """Template of the question, around ``{question}``; or ``{chat}``, which conversations of several messages need."""
     first_separator: str = "{eos}"
     """Between question and CoT; may be empty."""
     cot: str = " {cot} "
@@ -243,6 +264,11 @@ class RunConfig:
     recorded and told, nothing else."""
     keep_stages: list[int] = field(default_factory=list)
     """Numbers of removed units whose model is kept under ``stages/`` when that stage ends; 0 is explicit CoT."""
+    keep_every: int | None = None
+    """Keep also the model of every so many removed units, beginning with 0: 1 keeps all, and null none. Of a LoRA run
+    only adapters are stored."""
+    trackers: list[TrackerName] | None = None
+    """Where metrics go besides metrics.jsonl; null takes TensorBoard where it is installed, ``[]`` none."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A recipe on this machine: are its settings sound, and is what it names there?"""
 
 import os
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -81,7 +82,13 @@ def _check_source(data: DataConfig, field: str, source: str) -> Finding:
         return check_hub("dataset", field, source.partition(":")[0])
     bad_rows: list[BadRow] = []
     try:
-        records = read_records(source, source_format=data.source_format, on_bad_row=data.on_bad_row, bad_rows=bad_rows)
+        records = read_records(
+            source,
+            source_format=data.source_format,
+            columns=asdict(data.columns),
+            on_bad_row=data.on_bad_row,
+            bad_rows=bad_rows,
+        )
         num_good = sum(1 for _ in islice(records, ROWS_TRIED))
     except UserError as error:
         return faults_of("data", f"{field}: {error}")[0]

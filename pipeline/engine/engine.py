@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.batching import StepBatch
-from pipeline.engine.optimizer import reset_state
+from pipeline.engine.optimizer import reset_state, squared_moments
 from pipeline.engine.saved_state import TAG, SafeCheckpointEngine, shared_out_anew
 from pipeline.errors import UserError
 from pipeline.loss import token_loss_sum
@@ -115,6 +115,15 @@ class Engine:
         Source: arXiv:2405.14838, section 3.
         """
         reset_state(self._base_optimizer)
+
+    def moment_norms(self) -> tuple[float, float]:
+        """Return the L2 norms of AdamW's first and second moments, over all ranks; 8-bit ones are not read: NaN."""
+        squares = squared_moments(self._base_optimizer).to(self.device)
+        if self._ds.zero_optimization():  # each rank has its part
+            first, second = sum_over_ranks(squares)
+        else:
+            first, second = squares.tolist()
+        return math.sqrt(first), math.sqrt(second)
 
     def optimizer_state(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Return what AdamW updates on this rank: fp32 weights, whatever the model's precision, each with its state.

@@ -29,6 +29,17 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig
     return torch.optim.AdamW(parameters, fused=True, **settings)
 
 
+def squared_moments(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """Return the squared norms of AdamW's first and second moments on this rank, (2,) float64; 8-bit ones give NaN."""
+    squares = torch.zeros(2, dtype=torch.float64)
+    for state in optimizer.state.values():
+        if "exp_avg" not in state:
+            return torch.full((2,), float("nan"), dtype=torch.float64)
+        moments = (state["exp_avg"], state["exp_avg_sq"])
+        squares += torch.stack([moment.float().norm().double().cpu() ** 2 for moment in moments])
+    return squares
+
+
 def reset_state(optimizer: torch.optim.Optimizer) -> None:
     """Zero AdamW's moments and step count in place; weights, fp32 masters and learning rate stay.
 

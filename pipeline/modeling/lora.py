@@ -1,5 +1,7 @@
 """Low-rank adapters, and the frozen base they stand on.
 
+peft and bitsandbytes take seconds to import: what has no adapters does without.
+
 Source: arXiv:2106.09685 (LoRA), arXiv:2305.14314 (QLoRA).
 """
 
@@ -7,10 +9,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig as PeftLoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from pipeline.config import LoraConfig
@@ -44,6 +42,8 @@ def keep_quantization_exact(model: PreTrainedModel) -> None:
 
     The repacked weights are rounded once more, so that training would go on from others than it began with.
     """
+    from bitsandbytes.nn import Linear4bit
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -64,6 +64,8 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
     missing = [name for name in config.modules_to_save if not _has_module(model, name)]
     if missing:
         raise UserError(f"lora.modules_to_save ({missing}): the model has no such modules; correct the names.")
+    from peft import LoraConfig as PeftLoraConfig
+
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -93,6 +95,9 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
 
 def _check_tied(model: PreTrainedModel) -> None:
     """Refuse to change one side of a tie: merged or saved, the change would reach the other side as well."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
     for side in (model.get_input_embeddings(), model.get_output_embeddings()):
         if isinstance(side, BaseTunerLayer | AuxiliaryTrainingWrapper):
             raise UserError(

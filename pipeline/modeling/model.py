@@ -44,11 +44,14 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     name = config.tokenizer or config.name_or_path
     field = "model.tokenizer" if config.tokenizer else "model.name_or_path"
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(
             f"{field} ({name}): no tokenizer could be loaded ({first_line(error)}); check the name."
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes of a folder without its files
+        raise UserError(f"{field} ({name}): no tokenizer could be loaded (its vocabulary is empty); check the name.")
+    return tokenizer
 
 
 def build_model(
@@ -115,7 +118,8 @@ def _load(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtyp
         device_map=None if config.quantization == "none" else {"": this_device()},
         trust_remote_code=config.trust_remote_code,
     )
-    keep_quantization_exact(model)
+    if config.quantization != "none":
+        keep_quantization_exact(model)
     return model
 
 

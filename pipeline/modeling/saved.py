@@ -2,10 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +20,9 @@ from pipeline.modeling.lora import (
 )
 from pipeline.modeling.positions import allow_positions
 from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, this_device
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def load_for_inference(
@@ -52,7 +54,7 @@ def has_adapters(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> PeftModel:
+def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> "PeftModel":
     """Return the base of saved adapters with the adapters on it, every one of them in its place.
 
     Args:
@@ -63,6 +65,8 @@ def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> Peft
     Raises:
         UserError: If the base is not there, or is another model than they were trained on.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     try:
         weights = load_file(folder / ADAPTER_WEIGHTS)
         name = base or json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -83,7 +87,7 @@ def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> Peft
     return adapted
 
 
-def _cast_adapters(model: PeftModel, dtype: torch.dtype) -> None:
+def _cast_adapters(model: "PeftModel", dtype: torch.dtype) -> None:
     """Give adapters the type that they were trained in: on a quantised base peft makes them fp32."""
     for name, parameter in model.named_parameters():
         if ".lora_" in name:

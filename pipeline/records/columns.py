@@ -1,6 +1,6 @@
 """Records by column, a batch at a time: read and tokenised without a Python object for each row."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.records.readers import BadRow, Conversion, OnBadRow, SourceFormat, format_of_file, read_records
 from pipeline.records.record import CoTRecord
-from pipeline.records.rows import decoded, parse_text_row
+from pipeline.records.rows import OWN_NAMES, decoded, parse_text_row
 from pipeline.records.streams import numbered_blocks, numbered_lines, open_for_reading
 
 STEPS = pa.list_(pa.string())
@@ -56,6 +56,7 @@ def read_columns(
     *,
     source_format: SourceFormat = "auto",
     split: str = "train",
+    columns: Mapping[str, str] = OWN_NAMES,
     on_bad_row: OnBadRow = "stop",
     bad_rows: list[BadRow],
 ) -> Iterator[RecordColumns]:
@@ -65,6 +66,7 @@ def read_columns(
         source: As in ``read_records``.
         source_format: As in ``read_records``.
         split: As in ``read_records``.
+        columns: As in ``read_records``.
         on_bad_row: As in ``read_records``.
         bad_rows: Where skipped rows are noted.
 
@@ -74,7 +76,9 @@ def read_columns(
     if format_of_file(source, source_format) == "text":
         yield from _text_columns(Path(source), None if on_bad_row == "stop" else bad_rows)
         return
-    records = read_records(source, source_format=source_format, split=split, on_bad_row=on_bad_row, bad_rows=bad_rows)
+    records = read_records(
+        source, source_format=source_format, split=split, columns=columns, on_bad_row=on_bad_row, bad_rows=bad_rows
+    )
     while batch := list(islice(records, ROWS_AT_ONCE)):
         yield RecordColumns.of(batch)
 

@@ -1,31 +1,34 @@
-"""Reads records from text, JSONL, JSON arrays, GSM8K's own files, and data sets on the Hub, one row at a time."""
+"""Reads records from text, JSONL, JSON arrays, CSV, Parquet, GSM8K's own files, and the Hub, one row at a time."""
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.records.record import CoTRecord
 from pipeline.records.rows import (
+    OWN_NAMES,
     RowError,
     decoded,
-    parse_gsm8k_row,
-    parse_json_row,
+    parse_json,
     parse_text_row,
     record_from_gsm8k,
     record_from_object,
 )
 from pipeline.records.streams import numbered_elements, numbered_lines, open_for_reading
+from pipeline.records.tables import numbered_csv_rows, numbered_parquet_rows, row_or_fault
 
-SourceFormat = Literal["auto", "text", "jsonl", "json", "gsm8k", "hub"]
+SourceFormat = Literal["auto", "text", "jsonl", "json", "csv", "parquet", "gsm8k", "hub"]
 OnBadRow = Literal["stop", "skip"]
 Row = TypeVar("Row")
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
-FILE_SUFFIXES = (".txt", ".json", ".jsonl")
+FORMATS_BY_SUFFIX: dict[str, SourceFormat] = {".txt": "text", ".csv": "csv", ".parquet": "parquet"}
+FILE_SUFFIXES = (*FORMATS_BY_SUFFIX, ".json", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class BadRow:
     source: str
     """File, or Hub name with split."""
     line: int
-    """Line of the file, or row of the split, from 1."""
+    """Line of the file, or row of the split or the Parquet file, from 1."""
     reason: str
     """What is wrong, and the remedy."""
 
@@ -49,6 +52,7 @@ def read_records(
     *,
     source_format: SourceFormat = "auto",
     split: str = "train",
+    columns: Mapping[str, str] = OWN_NAMES,
     on_bad_row: OnBadRow = "stop",
     bad_rows: list[BadRow] | None = None,
 ) -> Iterator[CoTRecord]:
@@ -56,10 +60,11 @@ def read_records(
 
     Args:
         source: A file, or a Hub name ``owner/name`` or ``owner/name:config``. An existing path is a file.
-        source_format: ``text`` (``question||cot #### answer``), ``jsonl`` or ``json`` (array) with ``question``,
-            ``answer`` and ``cot`` or ``steps``, ``gsm8k`` (GSM8K's own rows, file or Hub), ``hub``, or ``auto``: by
-            extension and first character.
+        source_format: ``text`` (``question||cot #### answer``); ``jsonl``, ``json`` (array), ``csv``, ``parquet`` or
+            ``hub`` with ``question``, ``answer`` and ``cot`` or ``steps``, or with ``messages``; ``gsm8k`` (GSM8K's own
+            rows, file or Hub); or ``auto``: by extension and first character.
         split: Split of a data set on the Hub.
+        columns: What each of these fields is called in the source; text has no names.
         on_bad_row: ``stop`` raises at the first broken row; ``skip`` notes it in ``bad_rows`` and goes on.
         bad_rows: Where skipped rows are noted; needed with ``skip``, so that no row vanishes silently.
 
@@ -73,12 +78,12 @@ def read_records(
         raise ValueError("on_bad_row='skip' needs a bad_rows list, or skipped rows would vanish silently.")
     noted = bad_rows if on_bad_row == "skip" else None
     if source_format == "hub" or (source_format in ("auto", "gsm8k") and _is_hub_name(source)):
-        return _read_hub(source, source_format, split, noted)
+        return _read_hub(source, source_format, split, columns, noted)
     path = Path(source)
     if not os.path.exists(path) or os.path.isdir(path):
         with open_for_reading(path):  # raises now rather than at the first row
             pass
-    return _read_file(path, source_format, noted)
+    return _read_file(path, source_format, columns, noted)
 
 
 def format_of_file(source: str, source_format: SourceFormat) -> SourceFormat:
@@ -94,30 +99,54 @@ def _is_hub_name(source: str) -> bool:
     return not os.path.exists(source) and bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILE_SUFFIXES)
 
 
-def _read_file(path: Path, source_format: SourceFormat, bad_rows: list[BadRow] | None) -> Iterator[CoTRecord]:
+def _read_file(
+    path: Path, source_format: SourceFormat, columns: Mapping[str, str], bad_rows: list[BadRow] | None
+) -> Iterator[CoTRecord]:
     with open_for_reading(path) as handle:
         if source_format == "auto":
             source_format = _detect_format(path, handle.peek(1024))
-        if source_format == "json":
-            yield from _convert(numbered_elements(handle, str(path)), record_from_object, str(path), bad_rows)
-            return
-        parse = {"text": parse_text_row, "jsonl": parse_json_row, "gsm8k": parse_gsm8k_row}[source_format]
-        yield from _convert(numbered_lines(handle), decoded(parse), str(path), bad_rows)
+        rows, convert = _rows_of(handle, str(path), source_format, columns)
+        yield from _convert(rows, convert, str(path), bad_rows)
+
+
+def _rows_of(
+    handle: BufferedReader, source: str, source_format: SourceFormat, columns: Mapping[str, str]
+) -> tuple[Iterable[tuple[int, Any]], Callable[[Any], CoTRecord]]:
+    """Return the numbered raw rows of a file, and what makes a record of one."""
+    from_object = _from_object(source_format, columns)
+    match source_format:
+        case "text":
+            return numbered_lines(handle), decoded(parse_text_row)
+        case "json":
+            return numbered_elements(handle, source), from_object
+        case "csv":
+            return numbered_csv_rows(handle, source, columns), lambda row: from_object(row_or_fault(row))
+        case "parquet":
+            return numbered_parquet_rows(handle, source, columns), lambda row: from_object(row_or_fault(row))
+        case _:
+            return numbered_lines(handle), decoded(lambda line: from_object(parse_json(line)))
+
+
+def _from_object(source_format: SourceFormat, columns: Mapping[str, str]) -> Callable[[object], CoTRecord]:
+    convert = record_from_gsm8k if source_format == "gsm8k" else record_from_object
+    return lambda row: convert(row, columns)
 
 
 def _detect_format(path: Path, head: bytes) -> SourceFormat:
     """Tell the format from extension and beginning; a question in a ``.txt`` file may begin with any bracket."""
+    if path.suffix in FORMATS_BY_SUFFIX:
+        return FORMATS_BY_SUFFIX[path.suffix]
     first = head.decode("utf-8-sig", errors="ignore").lstrip()[:1]
-    if path.suffix == ".txt" or (path.suffix not in FILE_SUFFIXES and first not in ("{", "[")):
+    if path.suffix not in FILE_SUFFIXES and first not in ("{", "["):
         return "text"
     return "json" if first == "[" else "jsonl"
 
 
 def _read_hub(
-    source: str, source_format: SourceFormat, split: str, bad_rows: list[BadRow] | None
+    source: str, source_format: SourceFormat, split: str, columns: Mapping[str, str], bad_rows: list[BadRow] | None
 ) -> Iterator[CoTRecord]:
-    convert = record_from_gsm8k if source_format == "gsm8k" else record_from_object
-    yield from _convert(enumerate(_hub_rows(source, split), start=1), convert, f"{source}[{split}]", bad_rows)
+    rows, convert = enumerate(_hub_rows(source, split), start=1), _from_object(source_format, columns)
+    yield from _convert(rows, convert, f"{source}[{split}]", bad_rows)
 
 
 def _hub_rows(source: str, split: str) -> Iterator[dict[str, Any]]:

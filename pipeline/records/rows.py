@@ -2,16 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.records.chat import read_messages
 from pipeline.records.record import CoTRecord, split_steps
+from pipeline.records.row_error import RowError, type_name
 
 EQUATION = re.compile(r"<<.*?>>")  # stays within a line: `<<` in one line and `>>` in another are two broken equations
-
-
-class RowError(ValueError):
-    """What is wrong with one row and how to mend it; the caller adds file and line."""
+FIELDS = ("question", "cot", "steps", "answer", "messages")
+OWN_NAMES = {name: name for name in FIELDS}
+"""Where a row has which field, unless told otherwise."""
 
 
 def parse_text_row(row: str) -> CoTRecord:
@@ -41,76 +42,84 @@ def parse_text_row(row: str) -> CoTRecord:
     return _checked(question, split_steps(cot.strip()), answer)
 
 
-def parse_json_row(row: str) -> CoTRecord:
-    """Read a JSON object as ``record_from_object`` does."""
-    return record_from_object(parse_json_object(row))
-
-
-def parse_gsm8k_row(row: str) -> CoTRecord:
-    """Read a line of GSM8K's own JSONL as ``record_from_gsm8k`` does."""
-    return record_from_gsm8k(parse_json_object(row))
-
-
 def parse_json_object(row: str) -> dict[str, Any]:
     """Read a line that holds one JSON object.
 
     Raises:
         RowError: If the line is blank, is not JSON, or holds something else.
     """
+    return _as_object(parse_json(row))
+
+
+def parse_json(row: str) -> Any:
+    """Read a line that holds one JSON value.
+
+    Raises:
+        RowError: If the line is blank or is not JSON.
+    """
     if not row.strip():
         raise RowError("blank line between rows; delete it")
     try:
-        loaded = json.loads(row)
+        return json.loads(row)
     except json.JSONDecodeError as error:
         raise RowError(f"not valid JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested brackets
         raise RowError(f"not usable JSON ({error}); write one JSON object a line") from error
-    return _as_object(loaded)
 
 
-def record_from_object(row: object) -> CoTRecord:
-    """Make a record from ``question``, ``answer``, and ``cot`` (text) or ``steps`` (list of texts).
+def record_from_object(row: object, names: Mapping[str, str] = OWN_NAMES) -> CoTRecord:
+    """Make a record from ``question``, ``answer``, and ``cot`` (text) or ``steps`` (list), or from ``messages``.
 
     A row with neither ``cot`` nor ``steps`` whose answer holds ``<<`` or ``####`` is GSM8K's own. A null value counts
     as absent, because a table on the Hub has every column in every row.
 
+    Args:
+        row: Object with the fields; further keys are not read.
+        names: Field to the key that it has in the row.
+
     Raises:
-        RowError: If a key is missing, has the wrong type, or is empty.
+        RowError: If a key is missing, has the wrong type, or is empty, or there are more of them than a row has.
     """
-    fields = _as_object(row)
-    has_cot, has_steps = fields.get("cot") is not None, fields.get("steps") is not None
-    if has_cot and has_steps:
-        raise RowError("both `cot` and `steps`; keep one of them")
-    question, answer = _text(fields, "question"), _text(fields, "answer")
-    if has_cot:
-        return _checked(question, split_steps(_text(fields, "cot").strip()), answer)
-    if has_steps:
-        return _checked(question, _steps(fields["steps"]), answer)
+    fields = _as_object(row, names)
+    present = [name for name in FIELDS if fields.get(names[name]) is not None]
+    if "messages" in present:
+        return _record_from_messages(fields, names, present)
+    if "cot" in present and "steps" in present:
+        raise RowError(f"both `{names['cot']}` and `{names['steps']}`; keep one of them")
+    question, answer = _text(fields, names["question"]), _text(fields, names["answer"])
+    if "cot" in present:
+        return _checked(question, split_steps(_text(fields, names["cot"]).strip()), answer)
+    if "steps" in present:
+        return _checked(question, _steps(fields[names["steps"]], names), answer)
     if "####" in answer or "<<" in answer:
-        return record_from_gsm8k(fields)
-    raise RowError('neither `cot` nor `steps`; add one (`"steps": []` for a row without a chain of thought)')
+        return record_from_gsm8k(fields, names)
+    raise RowError(
+        f'neither `{names["cot"]}` nor `{names["steps"]}`; add one (`"{names["steps"]}": []` for a row without a chain '
+        "of thought)"
+    )
 
 
-def record_from_gsm8k(row: object) -> CoTRecord:
+def record_from_gsm8k(row: object, names: Mapping[str, str] = OWN_NAMES) -> CoTRecord:
     """Make a record from GSM8K's own form: the ``<<..>>`` equations of the worked solution are the steps.
 
     Args:
         row: Object with ``question`` and ``answer``, the answer being the solution and ``#### final``.
+        names: As in ``record_from_object``.
 
     Raises:
         RowError: If ``####`` is missing or doubled, or an equation is not closed.
 
     Source: arXiv:2405.14838, section 4.
     """
-    fields = _as_object(row)
-    question, (solution, *finals) = _text(fields, "question"), _text(fields, "answer").split("####")
+    fields, key = _as_object(row, names), names["answer"]
+    question, (solution, *finals) = _text(fields, names["question"]), _text(fields, key).split("####")
     if not finals:
-        raise RowError("no `####` in `answer`; GSM8K's answers end with `#### final`")
+        raise RowError(f"no `####` in `{key}`; GSM8K's answers end with `#### final`")
     if len(finals) > 1:
-        raise RowError("a second `####` in `answer`; keep the last one only")
+        raise RowError(f"a second `####` in `{key}`; keep the last one only")
     equations = EQUATION.findall(solution)
     if not len(equations) == solution.count("<<") == solution.count(">>"):
-        raise RowError("`<<` without `>>`, or `>>` without `<<`, in `answer`; close the equation on its line")
+        raise RowError(f"`<<` without `>>`, or `>>` without `<<`, in `{key}`; close the equation on its line")
     return _checked(question, tuple(equations), finals[0])
 
 
@@ -131,9 +140,23 @@ def decode(row: bytes) -> str:
         raise RowError(f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from error
 
 
-def _as_object(row: object) -> dict[str, Any]:
+def _record_from_messages(fields: dict[str, Any], names: Mapping[str, str], present: list[str]) -> CoTRecord:
+    others = [names[name] for name in present if name != "messages"]
+    if others:
+        raise RowError(
+            f"both `{names['messages']}` and `{others[0]}`; keep one of them, or tell with columns.* that the other is "
+            "called something that no row has"
+        )
+    question, reasoning, answer = read_messages(fields[names["messages"]], names["messages"])
+    return _checked(question, split_steps(reasoning), answer)
+
+
+def _as_object(row: object, names: Mapping[str, str] = OWN_NAMES) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise RowError(f"holds {_type_name(row)}; a row is an object with `question`, `steps` or `cot`, and `answer`")
+        question, steps, cot, answer = (names[name] for name in ("question", "steps", "cot", "answer"))
+        raise RowError(
+            f"holds {type_name(row)}; a row is an object with `{question}`, `{steps}` or `{cot}`, and `{answer}`"
+        )
     return row
 
 
@@ -142,24 +165,20 @@ def _text(fields: dict[str, Any], key: str) -> str:
     if value is None:
         raise RowError(f"no `{key}`; add it as a string")
     if not isinstance(value, str):
-        raise RowError(f"`{key}` is {_type_name(value)}; write it as a string")
+        raise RowError(f"`{key}` is {type_name(value)}; write it as a string")
     return value
 
 
-def _steps(steps: object) -> tuple[str, ...]:
+def _steps(steps: object, names: Mapping[str, str]) -> tuple[str, ...]:
+    key = names["steps"]
     if not isinstance(steps, list):
-        raise RowError(f"`steps` is {_type_name(steps)}; write a list of strings, or call the key `cot`")
+        raise RowError(f"`{key}` is {type_name(steps)}; write a list of strings, or call the key `{names['cot']}`")
     for number, step in enumerate(steps, start=1):
         if not isinstance(step, str):
-            raise RowError(f"step {number} of `steps` is {_type_name(step)}; write it as a string")
+            raise RowError(f"step {number} of `{key}` is {type_name(step)}; write it as a string")
         if not step.strip():
-            raise RowError(f"step {number} of `steps` is empty; delete it")
+            raise RowError(f"step {number} of `{key}` is empty; delete it")
     return tuple(step.strip() for step in steps)
-
-
-def _type_name(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _checked(question: str, steps: tuple[str, ...], answer: str) -> CoTRecord:

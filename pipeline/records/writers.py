@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.records.record import CoTRecord
+from pipeline.records.record import CoTRecord, is_split_text
 from pipeline.records.rows import RowError, parse_text_row
 
 
@@ -37,8 +37,9 @@ def to_text_line(record: CoTRecord) -> str:
 
 
 def to_json_line(record: CoTRecord) -> str:
-    """Return a JSON object with ``question``, ``steps`` and ``answer``, without line end."""
-    row = {"question": record.question, "steps": record.steps, "answer": record.answer}
+    """Return a JSON object with ``question``, ``steps`` or ``cot``, and ``answer``, without line end."""
+    reasoning = {"cot": record.cot} if is_split_text(record.steps) else {"steps": record.steps}
+    row = {"question": record.question, **reasoning, "answer": record.answer}
     return json.dumps(row, ensure_ascii=False)
 
 

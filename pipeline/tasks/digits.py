@@ -4,12 +4,29 @@ import re
 
 from pipeline.errors import UserError
 
+DIGITS = "[0-9](?: [0-9])*"
+QUESTION = re.compile(rf"{DIGITS}(?: \* {DIGITS}|(?: \+ {DIGITS})+)")
 RANGE = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")  # beyond that, a slip of the keys would take hours
 
 
 def write_digits(number: int, width: int) -> str:
     """Write a number least significant digit first, filled with zeros to ``width``: ``(37, 3)`` gives ``7 3 0``."""
     return " ".join(f"{number:0{width}d}"[::-1])
+
+
+def read_operands(question: str) -> tuple[str, list[str]] | None:
+    """Read a question of this package's multiplication or addition data.
+
+    Args:
+        question: ``1 2 * 3 4``, or ``1 2 + 3 4 + 5 6`` with any number of terms.
+
+    Returns:
+        The sign, and the numbers written as usual: ``("*", ["21", "43"])``. None for any other text.
+    """
+    if not QUESTION.fullmatch(question):
+        return None
+    sign = "*" if "*" in question else "+"
+    return sign, [digits.replace(" ", "")[::-1] for digits in question.split(f" {sign} ")]
 
 
 def num_operands_of(num_digits: int) -> int:

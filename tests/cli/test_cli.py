@@ -54,6 +54,8 @@ def test_no_command_shows_the_help_and_counts_as_wrong_use() -> None:
     [
         ("train", ["--config", "--resume", "--overwrite", "--print_config", *(f"--{name}" for name in FIELD_TYPES)]),
         ("evaluate", ["--model", "--data", "--num_removed", "--batch_size", "--json"]),
+        ("frontier", ["run", "--data", "--num_timed", "--one_at_a_time", "--json"]),
+        ("audit", ["run", "--data", "--no_cot", "--explicit", "--out_of_distribution", "--json"]),
         ("score", ["file", "--json"]),
         ("data", ["multiplication", "split", "convert"]),
     ],
@@ -75,7 +77,8 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     code = f"""
 import sys
 from pipeline.cli.main import main
-for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["score", "--help"], ["data", "--help"]):
+for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["score", "--help"], ["data", "--help"],
+                  ["frontier", "--help"], ["audit", "--help"]):
     try:
         main(arguments)
     except SystemExit as stopped:

@@ -156,6 +156,40 @@ def test_convert_and_split(tmp_path: Path) -> None:
     assert not {r.question for r in splits["train"]} & {r.question for r in splits["validation"] + splits["test"]}
 
 
+def test_a_table_with_columns_of_other_names_is_converted_and_split(tmp_path: Path) -> None:
+    source, converted = tmp_path / "sums.csv", tmp_path / "sums.jsonl"
+    rows = [f'"Add {i}, and 1.","{i}\n+ 1",{i + 1}' for i in range(20)]
+    source.write_text("\n".join(["Question text,Worked,Final", *rows, "", "21,22"]))
+    names = ["--columns.question", "Question text", "--columns.cot=Worked", "--columns.answer", "Final"]
+    refused = tacit("data", "convert", "--input", source, "--output", converted, code=2).stderr
+    assert f"{source}:1: no column `question` (its columns: 'Question text', 'Worked', 'Final'); " in refused
+    broken = tacit("data", "convert", "--input", source, "--output", converted, *names, code=2).stderr
+    assert f"{source}:42: blank line between rows; delete it." in broken
+
+    skip = ["--on_bad_row", "skip"]
+    finished = tacit("data", "convert", "--input", source, "--output", converted, *names, *skip).stdout
+    assert "Wrote 20 rows" in finished and "skipped 2 broken rows" in finished and f"{source}:43: 2 cells" in finished
+    first = json.loads(converted.read_text().splitlines()[0])
+    assert first == {"question": "Add 0, and 1.", "cot": "0\n+ 1", "answer": "1"}
+    tacit("data", "split", "--input", source, "--output_dir", tmp_path, "--num_validation", 4, *names, *skip)
+    splits = {name: list(read_records(str(tmp_path / f"{name}.jsonl"))) for name in ("train", "validation")}
+    assert {name: len(records) for name, records in splits.items()} == {"train": 16, "validation": 4}
+    assert all(len(record.steps) == 2 for records in splits.values() for record in records)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--columns.question="], "--columns.question is empty"),
+        (["--columns.answer", "cot"], "--columns.answer ('cot') is --columns.cot as well"),
+        (["--columns.qestion", "x"], "--columns.qestion: unknown option of tacit data convert. Did you mean --columns"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(tmp_path: Path, options: list[str], what: str) -> None:
+    command = ["data", "convert", "--input", tmp_path / "rows.csv", "--output", tmp_path / "rows.jsonl"]
+    assert what in tacit(*command, *options, code=2).stderr
+
+
 def test_split_does_not_write_over_what_it_reads(tmp_path: Path) -> None:
     source = tmp_path / "train.txt"
     source.write_text("".join(f"q{i}||c #### {i}\n" for i in range(9)))

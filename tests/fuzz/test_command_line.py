@@ -18,6 +18,7 @@ from tests.fuzz.cases import fuzz
 LAST = {
     "train": ["--print_config"],
     "plan": ["--print_config"],
+    "preview": ["--print_config"],
     "evaluate": ["--batch_size", "0"],
     "export": ["--stage", "1", "--step", "1"],
     "doctor": ["--config", "missing.yaml"],
@@ -183,7 +184,11 @@ NEEDED = {
     "automaton": {"--machine": ("modular_sum",), "--modulus": NUMBERS, "--length": SIZES, "--output_dir": NAMES},
     "automaton ": {"--machine": ("table",), "--transitions": TABLES, "--length": SIZES, "--output_dir": NAMES},
     "gsm8k": {"--output": NAMES},
-    "convert": {"--output": NAMES, "--source_format": ("auto", "text", "json", "gsm8k", "xml")},
+    "convert": {
+        "--output": NAMES,
+        "--source_format": ("auto", "text", "json", "csv", "parquet", "gsm8k", "xml"),
+        "--columns.answer": ("answer", "cot", "", "é", "\udcff", "{class_path: os.system}"),
+    },
     "split": {"--output_dir": NAMES, "--num_validation": NUMBERS, "--num_test": NUMBERS},
 }
 

@@ -11,21 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.records import BadRow, CoTRecord, columns, read_records, streams, write_records
+from pipeline.records import BadRow, CoTRecord, columns, read_records, split_steps, streams, write_records
 from pipeline.records.columns import read_columns
 from pipeline.records.readers import format_of_file
-from tests.fuzz.cases import fuzz
+from tests.fuzz.cases import damaged, fuzz
 from tests.fuzz.rows import (
+    CELLS,
     FILES,
     FORMATS,
+    HEADERS,
     JSON_FILES,
     LINE_ENDS,
     NAMES,
     NUMBERS,
+    PARQUET_FILES,
+    QUOTING,
     RIGHT_OBJECTS,
+    Cells,
+    csv_table,
     elements,
+    num_csv_rows,
     num_filled,
     num_lines,
+    parquet_table,
 )
 
 
@@ -74,8 +82,9 @@ def test_every_row_is_read_or_reported(folder: Path, content: bytes, name: str, 
     if found == "json":
         rows = elements(content)
         expected = None if rows is None else len(rows)
+    elif found == "csv":
+        expected = num_csv_rows(content)
     else:
-        rows = None
         expected = num_lines(content)
         assert expected >= num_filled(content)
     numbers = [bad.line for bad in bad_rows]
@@ -88,7 +97,7 @@ def test_every_row_is_read_or_reported(folder: Path, content: bytes, name: str, 
         assert len(bad_rows) == expected
         assert ("every row is broken" if expected else "holds no rows") in message
     else:
-        assert "not a valid JSON array" in message or "not UTF-8" in message
+        assert re.search("not a valid JSON array|not UTF-8|not valid CSV|no column|two columns", message)
 
 
 @fuzz
@@ -102,13 +111,40 @@ def test_right_rows_are_all_read(folder: Path, rows: list[Any], line_end: str, i
     assert read(written(folder, "rows.jsonl", mark + as_lines.encode())) == (expected, "")
     as_array = json.dumps([row for row, *_ in rows], indent=1, ensure_ascii=False).replace("\n", line_end) + end
     assert read(written(folder, "rows.json", mark + as_array.encode())) == (expected, "")
-    plain = [row for row in expected if "|" not in f"{row.question}{row.cot}"]
+    plain = [row for row in expected if not {"|", "\n"} & set(f"{row.question}{row.cot}")]
     as_text = line_end.join(f"{row.question}||{row.cot} #### {row.answer}" for row in plain) + end
     if plain:
         records, message = read(written(folder, "rows.txt", mark + as_text.encode()))
         assert message == "" and records is not None
         fields = [[(row.question, row.cot, row.answer) for row in found] for found in (records, plain)]
         assert fields[0] == fields[1]
+
+
+@fuzz
+@given(HEADERS, st.lists(CELLS, min_size=1, max_size=5), QUOTING, LINE_ENDS, st.booleans())
+def test_right_tables_are_all_read(
+    folder: Path, header: tuple[str, ...], rows: Cells, quoting: Any, line_end: str, is_marked: bool
+) -> None:
+    expected = [CoTRecord(question, split_steps(cot), answer) for question, cot, answer in rows]
+    mark = codecs.BOM_UTF8 if is_marked else b""
+    assert read(written(folder, "rows.csv", mark + csv_table(header, rows, quoting, line_end))) == (expected, "")
+    assert read(written(folder, "rows.parquet", parquet_table(header, rows, "snappy"))) == (expected, "")
+
+
+@fuzz
+@given(damaged(PARQUET_FILES) | FILES, st.sampled_from(["stop", "skip"]))
+def test_any_file_named_parquet_gives_rows_or_a_mistake(folder: Path, content: bytes, on_bad_row: str) -> None:
+    path = written(folder, "rows.parquet", content)
+    bad_rows: list[BadRow] = []
+    records, message = read(path, on_bad_row=on_bad_row, bad_rows=bad_rows)
+    if records is None:
+        assert re.match(
+            rf"{re.escape(path)}(: (not a whole Parquet file|no column|two columns|holds no rows|every row)|:\d+: )",
+            message,
+        )
+        assert "\n" not in message and len(message) < 1000
+    else:
+        assert records
 
 
 @fuzz
@@ -149,7 +185,7 @@ def test_a_json_array_reads_alike_in_chunks_of_any_size(folder: Path, content: b
 def test_the_format_that_is_guessed_can_be_named(folder: Path, content: bytes, name: str) -> None:
     path = written(folder, name, content)
     guessed = format_of_file(path, "auto")
-    assert guessed in ("text", "jsonl", "json")
+    assert guessed in ("text", "jsonl", "json", "csv")
     assert read(path, source_format=guessed) == read(path)
 
 

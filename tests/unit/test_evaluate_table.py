@@ -12,8 +12,8 @@ from pipeline.evaluation import Evaluation, Sample
 
 
 def _report(folder: str, num_correct: int, speed: float) -> ModelReport:
-    samples = (Sample(i, "1", "2", "2", i < num_correct, 12, "") for i in range(1000))
-    return ModelReport(folder, 0, Evaluation(tuple(samples)), speed, 10 * speed)
+    samples = (Sample(i, "1", "2", "2", i < num_correct, 12, 14, "") for i in range(1000))
+    return ModelReport(folder, 0, False, Evaluation(tuple(samples)), speed, 10 * speed)
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -83,7 +83,7 @@ def test_parts_join_to_the_ids_of_the_whole_text(
     record: CoTRecord, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     row = tokenize(record, tokenizer, row_format)
-    whole = "".join(render_parts(record, resolve_format(row_format, tokenizer)))
+    whole = "".join(render_parts(record, resolve_format(row_format, tokenizer), tokenizer))
     assert joined(row) == tokenizer(whole, add_special_tokens=False).input_ids
     assert bool(row["cot"]) == bool(record.steps)
     assert sum(row["cot_step_lengths"]) == len(row["cot"])
@@ -99,7 +99,8 @@ def test_any_text_joins_to_its_ids(question: str, steps: list[str], answer: str,
     tokenizer = GPT2_STYLE_TRIMMED if trimmed else GPT2_STYLE
     record = CoTRecord(question, tuple(steps), answer)
     row = tokenize(record, tokenizer)
-    assert joined(row) == tokenizer("".join(render_parts(record, resolve_format(PAPER, tokenizer)))).input_ids
+    parts = render_parts(record, resolve_format(PAPER, tokenizer), tokenizer)
+    assert joined(row) == tokenizer("".join(parts)).input_ids
     assert row["first_separator"] == row["second_separator"] == row["end"] == [tokenizer.eos_token_id]
     assert tokenizer.decode(row["cot"]) == (f" {record.cot} " if steps else "")
     assert sum(row["cot_step_lengths"]) == len(row["cot"])

@@ -15,33 +15,34 @@ PACKAGE = Path(__file__).parents[2] / "pipeline"
 FLOORS = (
     ("errors",),
     ("config", "records", "word_tokenizer", "words"),
-    ("scoring", "tasks", "schedule", "learning_rate", "collapse", "manifest"),
-    ("removal",),
-    ("layout", "answer_spec"),
-    ("model_card",),
+    ("scoring", "tasks", "schedule", "learning_rate", "collapse", "manifest", "frontier"),
+    ("removal", "difficulty", "report"),
+    ("layout", "answer_spec", "audit_report"),
+    ("model_card", "stage_registry", "verdict", "chat_template"),
     ("row_text",),
     ("word_rows",),
     ("token_table",),
     ("examples",),
     ("batching", "modeling", "ds_config", "ranks"),
-    ("packing", "requests", "watchdog"),
+    ("packing", "requests", "watchdog", "trackers"),
     ("loss", "flops"),
     ("engine", "throughput"),
     ("decoding", "model_folder"),
     ("verification", "checkpoint"),
-    ("evaluation",),
-    ("controller",),
+    ("evaluation", "answering"),
+    ("controller", "web"),
     ("recorder",),
     ("guard",),
-    ("keeper", "comparison", "export", "run_dir"),
-    ("preparation",),
-    ("train", "plan", "doctor"),
+    ("keeper", "comparison", "export", "run_dir", "audit_rows"),
+    ("preparation", "audit"),
+    ("train", "plan", "preview", "doctor"),
     ("rehearsal",),
     ("cli",),
     ("__main__",),
 )
 # What is pure must stay quick to import and to test.
 WITHOUT_TORCH = {"errors", "config", "records", "scoring", "tasks", "schedule", "learning_rate", "collapse"}
+WITHOUT_TORCH |= {"frontier", "report", "difficulty", "audit_report", "verdict"}
 ONLY_IMPORTER_OF_DEEPSPEED = "engine"
 
 

@@ -20,6 +20,7 @@ MEANT_FOR = {
     "explicit_cot": RECIPES,
     "faithful": [path for path in RECIPES if path.name != "demo.yaml"],  # not for models from scratch
     "corrected": PAPER_RECIPES,
+    "chat": [path for path in RECIPES if path.stem in ("your_data", "smollm2_gsm8k_cpu")],  # for models for chats
 }
 PAIRS = [(preset, recipe) for preset, recipes in MEANT_FOR.items() for recipe in recipes]
 
@@ -39,10 +40,13 @@ def test_every_preset_is_meant_for_something() -> None:
 @pytest.mark.parametrize(("preset", "recipe"), PAIRS, ids=[f"{preset}-{recipe.stem}" for preset, recipe in PAIRS])
 def test_a_preset_lies_over_every_recipe_that_it_is_meant_for(preset: str, recipe: Path) -> None:
     alone, both = read(recipe), read(recipe, preset)
-    assert both.schedule.kind == KINDS[preset]
+    assert both.schedule.kind == KINDS.get(preset, alone.schedule.kind)
     # What a recipe says of data, model and machine is none of a preset's business.
     assert (both.data, both.model, both.lora, both.engine) == (alone.data, alone.model, alone.lora, alone.engine)
     assert both.optim.lr == alone.optim.lr
+    if preset == "chat":
+        assert replace(both, format=alone.format) == alone
+        assert both.format.question == "{chat}"
     if preset == "faithful" and recipe in PAPER_RECIPES:
         assert replace(both, optim=alone.optim) == alone
         assert both.optim == replace(alone.optim, optimizer="adamw")  # QLoRA has another one
@@ -58,7 +62,7 @@ def test_a_baseline_has_one_stage_of_exactly_the_steps_asked_for(preset: str, re
     assert config.run.keep_stages == []
 
 
-@pytest.mark.parametrize("preset", ["faithful", "corrected"])
+@pytest.mark.parametrize("preset", ["faithful", "corrected", "chat"])
 def test_every_setting_of_a_preset_is_explained_beside_it(preset: str) -> None:
     lines = (ROOT / "recipes" / "presets" / f"{preset}.yaml").read_text().splitlines()
     settings = [line for line in lines if re.match(r" +\w+: \S", line)]

@@ -37,19 +37,24 @@ def write(path: Path, content: str | bytes) -> str:
         ("<<1+1=2>> <<2*3=6>> <<6-1=5>>", ("<<1+1=2>>", "<<2*3=6>>", "<<6-1=5>>")),
         ("<<1+1=2>>  <<2*3=6>>", ("<<1+1=2>>  <<2*3=6>>",)),
         ("5 1 0 4 2 + 0 5 2 0 0 4", ("5 1 0 4 2 + 0 5 2 0 0 4",)),
+        ("one\ntwo", ("one\n", "two")),
+        ("one\n\n \n  two \nthree\u2028four", ("one\n\n \n", "  two \n", "three\u2028four")),
+        ("<<1+1=2>> <<2*3=6>>\n<<6-1=5>>", ("<<1+1=2>> <<2*3=6>>\n", "<<6-1=5>>")),
     ],
 )
-def test_equations_are_split_and_other_texts_are_one_step(cot: str, steps: tuple[str, ...]) -> None:
+def test_lines_and_equations_are_split_and_other_texts_are_one_step(cot: str, steps: tuple[str, ...]) -> None:
     assert split_steps(cot) == steps
 
 
 @given(st.text(alphabet="<> 1a\n"))
 def test_splitting_is_reversible(cot: str) -> None:
-    assert " ".join(split_steps(cot)) == cot
+    assert CoTRecord("q", split_steps(cot), "1").cot == cot
 
 
-def test_steps_are_joined_by_one_blank() -> None:
+def test_steps_are_joined_by_one_blank_or_their_line_break() -> None:
     assert CoTRecord("q", ("a", "b c"), "1").cot == "a b c"
+    assert CoTRecord("q", ("a\nb", "c"), "1").cot == "a\nb c"
+    assert CoTRecord("q", ("a\n", "b", "c"), "1").cot == "a\nb c"
 
 
 # Reading good files

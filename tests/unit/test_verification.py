@@ -370,7 +370,7 @@ def test_speed_at_batch_one_never_sees_a_reference(trained: Trained, monkeypatch
 
     monkeypatch.setattr(evaluation, "verified_decode", refuse)
     monkeypatch.setattr(evaluation, "make_references", refuse)
-    assert speeds_at_batch_one([Contestant(model, examples, SPEC)], 2)[0] > 0
+    assert speeds_at_batch_one([Contestant(model, tokenizer, examples, SPEC)], 2)[0] > 0
     evaluate(model, tokenizer, examples.head(4), SPEC, 4, verify=False)
     with pytest.raises(AssertionError, match="verified"):
         evaluate(model, tokenizer, examples.head(4), SPEC, 4)

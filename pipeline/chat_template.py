@@ -1,0 +1,61 @@
+"""What a tokenizer's chat template makes of a conversation: all that stands before the assistant's answer.
+
+Templates are Jinja, which Transformers renders in a sandbox.
+"""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.errors import UserError
+
+# Two questions of different kinds; what a template writes around both must be the same.
+SENTINELS = ("Fz3 Qk7?", "7Wd, and a longer one:\n\n- in *two* lines -")
+NO_TEMPLATE = (
+    "format.question ({{chat}}): the tokenizer ({name}) has no chat template; take that of a model for chats "
+    "(model.tokenizer), or write the turns out in format.question, around {{question}}."
+)
+
+
+def around_question(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Return what the chat template writes before and behind a question of one message, its special tokens included.
+
+    Raises:
+        UserError: If there is no template, or it changes a question.
+    """
+    frames = [render([{"role": "user", "content": text}], tokenizer).split(text) for text in SENTINELS]
+    if frames[0] != frames[1] or len(frames[0]) != 2:
+        raise UserError(
+            f"format.question ({{chat}}): the chat template of the tokenizer ({tokenizer.name_or_path}) does not write "
+            "a question as it is, once; write the turns out in format.question, around {question}."
+        )
+    before, behind = frames[0]
+    return before, behind
+
+
+def render(messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return messages as the model reads them, up to where the assistant begins to write.
+
+    Args:
+        messages: With ``role`` and ``content``.
+        tokenizer: With a chat template.
+
+    Raises:
+        UserError: If there is no template, or it refuses the messages.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(NO_TEMPLATE.format(name=tokenizer.name_or_path))
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # what templates raise has no class of its own
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"question {messages[-1]['content']!r}: the chat template of the tokenizer ({tokenizer.name_or_path}) "
+            f"refuses its messages ({roles}): {' '.join(str(error).split())}; write them otherwise, such as the "
+            "system's words into the user's."
+        ) from error
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the template's source: what conversations are tokenised by, besides the tokenizer."""
+    return str(tokenizer.get_chat_template())

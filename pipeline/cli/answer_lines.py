@@ -1,0 +1,62 @@
+"""Answers as lines for a terminal. What was typed or written by a model is shown, never obeyed."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.answering import Answer
+
+
+def answer_lines(answer: "Answer") -> Text:
+    """Return the chain of thought, the answer and what they cost, a line each."""
+    lines = []
+    if answer.asked != answer.question:
+        lines.append(Text(f"  asked   {visible(answer.asked)}", style="dim"))
+    if answer.cot:
+        lines.append(Text(f"  CoT     {visible(answer.cot)}", style="dim"))
+    lines.append(Text.assemble("  answer  ", _answer_and_verdict(answer)))
+    lines.append(Text(f"  {_tokens(answer)}, {answer.milliseconds:.1f} ms"))
+    return Text("\n").join(lines)
+
+
+def side_by_side(names: Sequence[str], answers: Sequence["Answer"]) -> Table:
+    """Return one column a model; the last one's speed is compared to the first one's."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for name in names:
+        table.add_column(Text(name), overflow="fold", ratio=1)
+    if answers[0].asked != answers[0].question:
+        table.add_row("asked", *(Text(visible(answer.asked), style="dim") for answer in answers))
+    table.add_row("CoT", *(Text(visible(answer.cot) or "none", style="dim") for answer in answers))
+    table.add_row("answer", *map(_answer_and_verdict, answers))
+    table.add_row("tokens", *map(_tokens, answers))
+    first, *others = answers
+    ratios = [f" ({first.milliseconds / answer.milliseconds:.2f}x as fast)" for answer in others]
+    times = (f"{answer.milliseconds:.1f} ms{ratio}" for answer, ratio in zip(answers, ["", *ratios], strict=True))
+    table.add_row("time", *times)
+    return table
+
+
+def visible(text: str) -> str:
+    """Write out what a terminal would obey instead of showing it, such as escape sequences and reversed directions."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def _answer_and_verdict(answer: "Answer") -> Text:
+    verdict = {
+        None: Text(""),
+        True: Text("  ✓ right", style="green"),
+        False: Text(f"  ✗ wrong: it is {answer.expected}", style="red"),
+    }[answer.correct]
+    return Text.assemble((visible(answer.shown) or "(nothing)", "bold"), verdict)
+
+
+def _tokens(answer: "Answer") -> str:
+    of_cot = f", {answer.num_cot_tokens} of them CoT" if answer.num_cot_tokens else ""
+    return f"{answer.num_tokens} token{'' if answer.num_tokens == 1 else 's'}{of_cot}"

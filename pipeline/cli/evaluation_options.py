@@ -1,0 +1,84 @@
+"""What the commands that evaluate saved models share: options for rows and decoding, and the start of the ranks."""
+
+import os
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pipeline.cli.column_options import add_column_options, columns_of
+from pipeline.config import DataConfig
+from pipeline.errors import UserError
+from pipeline.records import SourceFormat
+
+MINIMUMS = {"num_removed": 0, "num_examples": 1, "num_timed": 1, "batch_size": 1}
+
+
+def add_evaluation_options(parser: ArgumentParser) -> None:
+    """Add the options for rows and decoding."""
+    add = parser.add_argument
+    add("--data", type=str, required=True, help="Unseen rows: a file, or a Hub name.")
+    add("--split", type=str, default="test", help="Split of a Hub data set.")
+    add("--source_format", type=SourceFormat, default="auto", help="Format of the rows.")
+    add_column_options(parser)
+    add("--on_bad_row", type=str, choices=["stop", "skip"], default="stop", help="What a broken row does.")
+    add("--num_examples", type=int, default=None, help="Rows used, from the first; all if not given.")
+    add("--batch_size", type=int, default=256, help="Rows decoded together for accuracy.")
+    add(
+        "--verify",
+        type=bool,
+        default=True,
+        help="For accuracy, try the reference answers first, and decode only from where the model disagrees: the same "
+        "answers, sooner. Speed at batch size 1 never sees them.",
+    )
+    add("--trust_remote_code", action="store_true", help="Run Python code that comes with the models.")
+
+
+def check_counts(options: Namespace) -> None:
+    """Refuse counts that are too small.
+
+    Raises:
+        UserError: Naming the first of them.
+    """
+    for name, minimum in MINIMUMS.items():
+        value = options.get(name)
+        if value is not None and value < minimum:
+            raise UserError(f"--{name} ({value}) must be at least {minimum}; raise it.")
+
+
+def rows_of(options: Namespace) -> DataConfig:
+    """Return where the rows are, and how they are read."""
+    return DataConfig(
+        validation=options.data,
+        validation_split=options.split,
+        source_format=options.source_format,
+        columns=columns_of(options),
+        on_bad_row=options.on_bad_row,
+    )
+
+
+def start_ranks() -> None:
+    """Join the other ranks, if a launcher has started any. Imports torch."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from pipeline.engine import init_distributed
+
+    disable_progress_bar()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        init_distributed()
+
+
+def is_first_rank() -> bool:
+    """Return whether this process is the one that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_result_place(folder: Path) -> None:
+    """Refuse a folder that the result cannot be written to, before any work is done for it.
+
+    Raises:
+        UserError: If it is not there, or is read-only.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run directory; check the path.")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written to, and the result belongs there; take a copy of the run.")

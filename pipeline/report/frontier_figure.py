@@ -1,0 +1,179 @@
+"""The accuracy-speed frontier: as `tacit frontier` measured it, or by validation rows with CoT tokens as the cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.report.analysis import latest_of_each, recommend_from_frontier, recommend_from_validation
+from pipeline.report.figure_style import MUTED, TEXT, drawing, look, panels, save_png
+from pipeline.report.figures import interval
+from pipeline.report.paper import POINT_ACCURACY, POINT_LABEL, POINT_SPEEDUP
+from pipeline.report.run import Row, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "most_accurate": "most accurate",
+    "fastest_within_one_point": "fastest within one point",
+    "knee": "knee",
+}
+RECOMMENDED = "recommended stop"
+# Drawn around a point, so large that one fits into another.
+RINGS = {RECOMMENDED: ("o", 15), NAMES["most_accurate"]: ("s", 11), NAMES["knee"]: ("D", 11)}
+SPACE_OF_A_NUMBER = 0.035  # of the axis: numbers nearer than that would lie on each other
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A point of a frontier as it is drawn."""
+
+    x: float
+    accuracy: float
+    interval: Sequence[float]
+    num_removed: int
+    names: tuple[str, ...]
+    """What the point is worth choosing for."""
+
+
+def draw_frontier(frontier: dict[str, Any], path: Path) -> None:
+    """Draw one run's frontier to a PNG file; its folder is made.
+
+    Args:
+        frontier: What ``frontier.json`` holds.
+        path: The file to write.
+    """
+    with drawing():
+        figure = frontier_figure([("measured", frontier)])
+    save_png(figure, path)
+
+
+def frontier_figure(frontiers: Sequence[tuple[str, dict[str, Any]]]) -> "Figure":
+    """Draw accuracy against speed-up at batch size 1, the paper's point beside it.
+
+    Args:
+        frontiers: Name of the run and what its ``frontier.json`` holds; at least one.
+    """
+    figure, (axes,) = panels(4.0)
+    all_marks = []
+    for i, (name, frontier) in enumerate(frontiers):
+        points = frontier["points"]
+        recommended = recommend_from_frontier(points, frontier["operating_points"]).num_removed
+        marks = [
+            _Mark(
+                point["speedup"],
+                point["accuracy"],
+                point["confidence_interval"],
+                point["num_removed"],
+                (*point_names(frontier, k), *([RECOMMENDED] if point["num_removed"] == recommended else [])),
+            )
+            for k, point in enumerate(points)
+        ]
+        _draw(axes, i, name, marks)
+        all_marks.append(marks)
+    axes.plot(POINT_SPEEDUP, 100 * POINT_ACCURACY, "*", color=MUTED, markersize=11, label=POINT_LABEL)
+    axes.set_xlabel("speed-up at batch size 1, against the stage with the fewest units removed")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    _finish(axes, "accuracy on unseen rows (%)", all_marks, POINT_ACCURACY)
+    return figure
+
+
+def validation_figure(runs: Sequence[tuple[str, Sequence[Row]]]) -> "Figure | None":
+    """Draw validation accuracy against CoT tokens written, fewer to the right, where speed was not measured.
+
+    Args:
+        runs: Name of the run and its evaluations.
+    """
+    figure, (axes,) = panels(4.0)
+    all_marks = []
+    for i, (name, evaluations) in enumerate(runs):
+        rows = [row for row in latest_of_each(evaluations) if number(row.get("cot_tokens")) is not None]
+        best = recommend_from_validation(evaluations)
+        marks = [
+            _Mark(
+                row["cot_tokens"],
+                row["accuracy"],
+                interval(row),
+                row["num_removed"],
+                (RECOMMENDED,) if best and best.num_removed == row["num_removed"] else (),
+            )
+            for row in rows
+        ]
+        _draw(axes, i, name, marks)
+        all_marks.append(marks)
+    if not any(all_marks):
+        return None
+    axes.set_xlabel("CoT tokens written, mean (fewer is cheaper)")
+    axes.margins(x=0.06)
+    axes.invert_xaxis()
+    _finish(axes, "validation accuracy (%)", all_marks)
+    return figure
+
+
+def point_names(frontier: dict[str, Any], k: int) -> tuple[str, ...]:
+    """Return what point ``k`` is worth choosing for."""
+    return tuple(text for name, text in NAMES.items() if frontier["operating_points"].get(name) == k)
+
+
+def _draw(axes: "Axes", i: int, name: str, marks: Sequence[_Mark]) -> None:
+    """Draw one run's points, joined in order of the units removed."""
+    style = look(i)
+    x, y = [mark.x for mark in marks], [100 * mark.accuracy for mark in marks]
+    # Rounding can put an end of the interval past the accuracy by a hair.
+    below = [max(0.0, 100 * (mark.accuracy - mark.interval[0])) for mark in marks]
+    above = [max(0.0, 100 * (mark.interval[1] - mark.accuracy)) for mark in marks]
+    axes.errorbar(x, y, (below, above), fmt="none", ecolor=style.colour, elinewidth=0.9, alpha=0.6)
+    axes.plot(x, y, color=style.colour, linestyle=style.line, marker=style.marker, label=name)
+    for mark in marks:
+        for ring in set(RINGS).intersection(mark.names):
+            marker, size = RINGS[ring]
+            axes.plot(
+                mark.x, 100 * mark.accuracy, marker, color=TEXT, markerfacecolor="none", markersize=size, label=ring
+            )
+
+
+def _number(axes: "Axes", marks: Sequence[_Mark]) -> None:
+    """Write the units removed under the points: under those worth choosing first, and never over each other."""
+    left, right = axes.get_xlim()
+    taken: list[float] = []
+    for mark in sorted(marks, key=lambda mark: (not mark.names, mark.x)):
+        place = (mark.x - left) / (right - left)
+        if all(abs(place - other) > SPACE_OF_A_NUMBER for other in taken):
+            taken.append(place)
+            axes.annotate(
+                str(mark.num_removed),
+                (mark.x, 100 * mark.interval[0]),
+                xytext=(0, -5),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=8,
+            )
+
+
+def _finish(axes: "Axes", label: str, marks: Sequence[Sequence[_Mark]], lowest: float = 1.0) -> None:
+    """Set the axes, number the points of a single run, and name everything once, above the panel.
+
+    Args:
+        axes: Holds all points.
+        label: Of the vertical axis.
+        marks: The points of each run.
+        lowest: Another accuracy that must be seen.
+    """
+    lowest = min([lowest, *(mark.interval[0] for points in marks for mark in points)])
+    axes.set_ylim(max(-3.0, 100 * lowest - 12), 103)
+    axes.set_ylabel(label)
+    if len(marks) == 1:
+        _number(axes, marks[0])
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(
+        list(once.values()),
+        list(once),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=min(3, len(once)),
+        handlelength=3.2,
+    )

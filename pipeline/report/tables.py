@@ -1,0 +1,320 @@
+"""The tables of the page: headings and cells as text."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report.analysis import spread
+from pipeline.report.frontier_figure import point_names
+from pipeline.report.paper import RESULTS
+from pipeline.report.resets import Reset
+from pipeline.report.run import Row, Run, number
+from pipeline.report.summary import Summary, percent
+
+MOST_ROWS = 200
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose first column names its rows."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: frozenset[int] = frozenset()
+    """Columns of words; all others are figures, and set flush right. The first column is words always."""
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """Return the runs side by side."""
+
+    def row(heading: str, cells: Iterable[Any]) -> tuple[str, ...]:
+        return (heading, *(UNKNOWN if cell is None else str(cell) for cell in cells))
+
+    finals, kept = [s.final for s in summaries], [s.kept for s in summaries]
+    rows = [
+        row("model", (s.model_text for s in summaries)),
+        row("training rows", (s.run.setting("data.train") for s in summaries)),
+        row("schedule", (s.run.setting("schedule.kind") for s in summaries)),
+        row("seed", (s.run.setting("run.seed") for s in summaries)),
+        row("state", ("running" if s.run.is_running else "not running" for s in summaries)),
+        row("optimizer steps", (f"{s.run.last_step:,}" for s in summaries)),
+        row("CoT units removed", (s.num_removed for s in summaries)),
+        row("latest validation accuracy", (final and percent(final.accuracy) for final in finals)),
+        row("95 % interval", (final and _interval(final.confidence_interval) for final in finals)),
+        row("CoT tokens written", (final and _decimal(final.cot_tokens, 1) for final in finals)),
+        row("model kept", (one and f"{percent(one.accuracy)}, step {one.step:,}" for one in kept)),
+        row(
+            "recommended stop",
+            (s.recommended and f"{s.recommended.num_removed} removed" for s in summaries),
+        ),
+        row("resets", (len(s.run.resets) for s in summaries)),
+        row("collapsed stages", (len(s.run.collapses) for s in summaries)),
+        row("steps skipped", (len(s.run.nonfinite) for s in summaries)),
+        row("tokens/s, median", (_decimal(s.tokens_per_second, 0) for s in summaries)),
+        row("MFU, median", (s.mfu if s.mfu is None else percent(s.mfu) for s in summaries)),
+    ]
+    return Table(
+        "The runs side by side" if len(summaries) > 1 else "The run in figures",
+        ("", *(s.name for s in summaries)),
+        tuple(rows),
+    )
+
+
+def metrics_table(runs: Sequence[tuple[str, Run]], kind: str, fields: dict[str, tuple[str, float, int]]) -> Table:
+    """Return rows of a kind as a table, evenly thinned where there are many.
+
+    Args:
+        runs: With their names.
+        kind: ``train`` or ``evaluations``.
+        fields: Heading of each column to the row's field, a factor, and the number of decimals.
+    """
+    cells = []
+    most = max(2, MOST_ROWS // len(runs))
+    is_thinned = False
+    for name, run in runs:
+        rows: Sequence[Row] = getattr(run, kind)
+        is_thinned |= len(rows) > most
+        for row in spread(rows, most):
+            values = (number(row.get(field)) for field, _, _ in fields.values())
+            shown = (
+                _decimal(None if value is None else factor * value, decimals)
+                for value, (_, factor, decimals) in zip(values, fields.values(), strict=True)
+            )
+            cells.append((name, f"{row['step']:,}", str(row["num_removed"]), *shown))
+    note = f"; {most} of the rows of a run, evenly taken" if is_thinned else ""
+    return Table(f"Figures of the runs{note}", ("run", "step", "removed", *fields), tuple(cells))
+
+
+def frontier_table(name: str, frontier: dict[str, Any]) -> Table:
+    """Return one line a point."""
+    rows = [
+        (
+            f"{point['num_removed']}{' (all)' if point.get('removes_all') else ''}",
+            percent(point["accuracy"]),
+            _interval(point["confidence_interval"]),
+            _decimal(point["cot_tokens"], 1),
+            _decimal(point["latency_ms"], 1),
+            f"{point['speedup']:.2f}x",
+            ", ".join(point_names(frontier, k)),
+        )
+        for k, point in enumerate(frontier["points"])
+    ]
+    return Table(
+        f"{name}: {frontier['num_examples']:,} unseen rows of {frontier['data']}, batch size 1",
+        ("removed", "accuracy", "95 % interval", "CoT tokens written", "ms an answer", "speed-up", "worth choosing as"),
+        tuple(rows),
+        frozenset({6}),
+    )
+
+
+def reset_table(name: str, resets: Sequence[Reset]) -> Table:
+    """Return one line a reset."""
+    rows = [
+        (
+            f"{reset.step:,}",
+            f"{UNKNOWN if reset.removed_before is None else reset.removed_before} to {reset.removed_after}",
+            _figure(reset.moment_norm),
+            _figure(reset.second_moment_norm),
+            UNKNOWN if reset.loss_before is None else f"{_figure(reset.loss_before)} (step {reset.loss_step:,})",
+            _figure(reset.loss_after),
+            UNKNOWN if reset.bump is None else f"{reset.bump:+.3g}",
+            f"not within {reset.num_steps_seen:,}" if reset.steps_to_recover is None else f"{reset.steps_to_recover:,}",
+        )
+        for reset in resets
+    ]
+    return Table(
+        f"{name}: optimizer resets",
+        (
+            "first step after",
+            "removed",
+            "norm of first moments",
+            "norm of second moments",
+            "loss before",
+            "loss after",
+            "bump",
+            "updates until back",
+        ),
+        tuple(rows),
+    )
+
+
+def event_tables(name: str, run: Run) -> list[Table]:
+    """Return the tables of collapsed stages, skipped steps and checkpoints, those that have a row."""
+    collapses = [
+        (f"{row['step']:,}", str(row["stage"]), str(row["num_removed"]), *_losses(row, "loss_before", "loss"))
+        for row in run.collapses
+    ]
+    skipped = [
+        (
+            f"{row['step']:,}",
+            str(row["num_removed"]),
+            *_losses(row, "loss", "grad_norm"),
+            UNKNOWN if row.get("rolled_back_to") is None else f"step {row['rolled_back_to']}",
+            ", ".join(map(str, row.get("rows", ())[:20])),
+        )
+        for row in run.nonfinite
+    ]
+    saved = [
+        (
+            f"{row['step']:,}",
+            str(row["num_removed"]),
+            _decimal(number(row.get("seconds")), 1),
+            "on request" if row.get("requested") else "by the recipe",
+        )
+        for row in spread(run.checkpoints, MOST_ROWS)
+    ]
+    tables = [
+        Table(
+            f"{name}: stages that collapsed",
+            ("last step", "stage", "removed", "loss before", "loss at its end"),
+            tuple(collapses),
+        ),
+        Table(
+            f"{name}: steps left out, as loss or gradient was no number",
+            ("step", "removed", "loss", "gradient norm", "rolled back to", "training rows of the batch"),
+            tuple(skipped),
+            frozenset({5}),
+        ),
+        Table(f"{name}: checkpoints", ("step", "removed", "seconds", "written"), tuple(saved), frozenset({3})),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def audit_tables(name: str, audit: dict[str, Any]) -> list[Table]:
+    """Return what ``audit.json`` holds as tables."""
+    leak = audit["leak"]
+    tables = [
+        Table(
+            f"{name}: {audit['model']} on {audit['num_examples']:,} unseen rows of {audit['data']}",
+            ("question", "found", "95 % interval"),
+            (
+                ("accuracy", percent(audit["accuracy"]), _interval(audit["confidence_interval"])),
+                (
+                    "rows with CoT tokens written",
+                    f"{leak['num_rows_with_cot']:,} ({percent(leak['share_with_cot'])})",
+                    _interval(leak["confidence_interval"]),
+                ),
+                ("CoT tokens written, mean", _decimal(leak["mean_cot_tokens"], 2), ""),
+                ("CoT tokens written, most", str(leak["max_cot_tokens"]), ""),
+            ),
+        )
+    ]
+    groups = {f"by {key}": rows for key, rows in audit.get("difficulty", {}).items()}
+    if audit.get("out_of_distribution"):
+        groups["outside the training distribution"] = audit["out_of_distribution"]
+    tables += [
+        Table(
+            f"{name}: accuracy {title}",
+            ("value", "rows", "right", "accuracy", "95 % interval"),
+            tuple(
+                (
+                    str(row["value"]),
+                    f"{row['num_examples']:,}",
+                    f"{row['num_correct']:,}",
+                    percent(row["accuracy"]),
+                    _interval(row["confidence_interval"]),
+                )
+                for row in rows
+            ),
+        )
+        for title, rows in groups.items()
+    ]
+    if audit.get("comparisons"):
+        tables.append(
+            Table(
+                f"{name}: against other models on the same rows",
+                ("model", "accuracy", "95 % interval", "right here only", "right there only", "p (McNemar)"),
+                tuple(
+                    (
+                        row["name"],
+                        percent(row["accuracy"]),
+                        _interval(row["confidence_interval"]),
+                        f"{row['only_model']:,}",
+                        f"{row['only_other']:,}",
+                        f"{row['p_value']:.2g}",
+                    )
+                    for row in audit["comparisons"]
+                ),
+            )
+        )
+    return tables
+
+
+def paper_table(summaries: Sequence[Summary]) -> Table:
+    """Return the paper's results, and under them the runs of this page."""
+
+    def share(value: float | None) -> str:
+        return UNKNOWN if value is None else percent(value)
+
+    rows = [
+        (
+            f"paper: {result.task}",
+            result.model,
+            UNKNOWN if result.cot_tokens is None else str(result.cot_tokens),
+            share(result.no_cot),
+            share(result.internalized),
+            share(result.explicit_cot),
+            UNKNOWN if result.explicit_speed is None else f"{result.explicit_speed:.2f}",
+            result.note,
+        )
+        for result in RESULTS
+    ]
+    for summary in summaries:
+        kind = summary.run.setting("schedule.kind")
+        latest = summary.kept or summary.final
+        accuracy = share(latest and latest.accuracy)
+        ends = [row for row in summary.run.evaluations if row["num_removed"] == 0]
+        explicit = share(ends[-1]["accuracy"] if ends else None)
+        rows.append(
+            (
+                f"here: {summary.name}",
+                summary.model_text,
+                _decimal(number((summary.run.model or {}).get("longest_cot")), 0),
+                accuracy if kind == "no_cot" else UNKNOWN,
+                accuracy if kind not in ("no_cot", "explicit_cot") else UNKNOWN,
+                explicit if kind != "no_cot" else UNKNOWN,
+                _explicit_speed(summary.run),
+                "" if kind in ("no_cot", "explicit_cot") or latest is None else f"{latest.num_removed} removed",
+            )
+        )
+    return Table(
+        "The paper's accuracies, and the validation accuracies of the runs on this page",
+        (
+            "task or run",
+            "model",
+            "CoT tokens",
+            "No CoT",
+            "internalized",
+            "explicit CoT",
+            "speed of explicit CoT",
+            "note",
+        ),
+        tuple(rows),
+        frozenset({1, 7}),
+    )
+
+
+def _explicit_speed(run: Run) -> str:
+    """Return explicit CoT's speed where everything removed is 1, as far as ``tacit frontier`` has measured both."""
+    points = (run.frontier or {}).get("points", [])
+    if not points or points[0]["num_removed"] != 0 or not points[-1].get("removes_all"):
+        return UNKNOWN
+    return f"{points[0]['examples_per_second'] / points[-1]['examples_per_second']:.2f}"
+
+
+def _losses(row: Row, *fields: str) -> list[str]:
+    return [_figure(number(row.get(field))) for field in fields]
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
+def _figure(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.4g}"
+
+
+def _decimal(value: float | None, decimals: int) -> str:
+    return UNKNOWN if value is None else f"{value:,.{decimals}f}"

@@ -1,0 +1,87 @@
+"""What the page shows of answers, as HTML; every text of a user or a model is escaped. Pure."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+from pipeline.answering import Answer
+
+STYLE = """
+.gradio-container {max-width: 46rem !important}
+.answer dl {display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1rem; margin: 0}
+.answer dt {opacity: .8}
+.answer dd {margin: 0; overflow-wrap: anywhere}
+.answer .big {font-size: 1.5rem; font-weight: 600}
+.answer .cot {opacity: .8; font-family: ui-monospace, monospace}
+.verdict {font-weight: 600; white-space: nowrap}
+.right {color: #166534}
+.wrong, .fault {color: #b91c1c}
+.dark .right {color: #86efac}
+.dark .wrong, .dark .fault {color: #fca5a5}
+.bars table {width: 100%; border-collapse: collapse; table-layout: fixed}
+.bars caption {text-align: left; padding-bottom: .5rem; overflow-wrap: anywhere}
+.bars th, .bars td {text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; overflow-wrap: anywhere}
+.bars .number {text-align: right; width: 4.5rem}
+.bars .bar {display: block; height: .6rem; margin-top: .3rem; border-radius: .2rem; background: #2563eb}
+.dark .bars .bar {background: #60a5fa}
+"""
+
+
+def safe(text: str) -> str:
+    """Escape a text for HTML that Gradio takes for a template as well."""
+    return html.escape(text).translate({ord(sign): f"&#{ord(sign)};" for sign in "${}"})
+
+
+def show_answer(answer: Answer, name: str) -> str:
+    """Return an answer with its chain of thought and cost.
+
+    Args:
+        answer: Of one stage.
+        name: The stage's.
+    """
+    rows = [("Answer", f'<span class="big">{safe(answer.shown) or "(nothing)"}</span> {_verdict(answer)}')]
+    if answer.asked != answer.question:
+        rows.append(("Asked as", safe(answer.asked)))
+    cot = safe(answer.cot) or "none"
+    rows.append(("Chain of thought", f'<span class="cot">{cot}</span>'))
+    rows.append(("Tokens written", f"{answer.num_tokens}, {answer.num_cot_tokens} of them chain of thought"))
+    rows.append(("Time", f"{answer.milliseconds:.1f} ms"))
+    rows.append(("Stage", safe(name)))
+    return f"<dl>{''.join(f'<dt>{term}</dt><dd>{text}</dd>' for term, text in rows)}</dl>"
+
+
+def show_fault(fault: str) -> str:
+    """Return what was wrong with a question."""
+    return f'<p class="fault">{safe(fault)}</p>'
+
+
+def show_bars(answers: Mapping[int, Answer], names: Sequence[str]) -> str:
+    """Return the times of the stages asked so far as a table with bars.
+
+    Args:
+        answers: To one question, by the number of the stage; may be empty.
+        names: Of all stages.
+    """
+    if not answers:
+        return ""
+    longest = max(answer.milliseconds for answer in answers.values())
+    rows = [
+        f'<tr><th scope="row">{safe(names[number])}'
+        f'<span class="bar" aria-hidden="true" style="width: {100 * answer.milliseconds / longest:.1f}%"></span></th>'
+        f"<td>{safe(answer.shown) or '(nothing)'} {_verdict(answer)}</td>"
+        f'<td class="number">{answer.num_tokens}</td><td class="number">{answer.milliseconds:.1f}</td></tr>'
+        for number, answer in sorted(answers.items())
+    ]
+    question = safe(next(iter(answers.values())).question)
+    return (
+        f"<table><caption>Time to answer {question}</caption><thead><tr>"
+        '<th scope="col">Stage</th><th scope="col">Answer</th><th scope="col" class="number">Tokens</th>'
+        f'<th scope="col" class="number">ms</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
+
+
+def _verdict(answer: Answer) -> str:
+    if answer.correct is None:
+        return ""
+    if answer.correct:
+        return '<span class="verdict right">✓ right</span>'
+    return f'<span class="verdict wrong">✗ wrong: it is {answer.expected}</span>'
