@@ -57,7 +57,7 @@ types: setup
 test: lint types
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: setup-extras
+test-slow: setup-extras models/smollm2-135m-instruct
 	$(BIN)/python -m pytest -m slow
 
 fuzz: setup

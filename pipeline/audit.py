@@ -88,6 +88,12 @@ def tokens_beyond(examples: ExampleSet, evaluation: Evaluation) -> list[int]:
     return np.maximum(written - needed, 0).tolist()
 
 
+def right_with_nothing_beyond(examples: ExampleSet, evaluation: Evaluation) -> list[bool]:
+    """Return which rows are right and hold the answer alone: reasoning behind the separator is no answer at once."""
+    beyond = tokens_beyond(examples, evaluation)
+    return [sample.correct and not more for sample, more in zip(evaluation.samples, beyond, strict=True)]
+
+
 def _find_others(
     run_dir: Path | None, no_cot: Path | None, explicit: Path | None, notes: list[str]
 ) -> list[tuple[Path, bool]]:
@@ -161,12 +167,10 @@ def _compare(
     if is_no_cot:
         return [_comparison("no_cot", folder, correct, right)]
     at_once = cut_off(contestant)
-    evaluation = settings.ask(at_once)
-    beyond = tokens_beyond(at_once.examples, evaluation)
-    # Whoever writes his reasoning behind the separator has not answered at once.
-    right_at_once = [sample.correct and not more for sample, more in zip(evaluation.samples, beyond, strict=True)]
     return [
-        _comparison("explicit_cut_off", folder, correct, right_at_once),
+        _comparison(
+            "explicit_cut_off", folder, correct, right_with_nothing_beyond(at_once.examples, settings.ask(at_once))
+        ),
         _comparison("explicit", folder, correct, right),
     ]
 

@@ -85,7 +85,7 @@ def probes_of(
     kept = []
     for name, probe in probes:
         unseen = unseen_rows(probe.examples, trained_on)[:num_examples]
-        askable = unseen[_has_positions(probe)[unseen]]
+        askable = unseen[has_positions(probe)[unseen]]
         if dropped := len(unseen) - len(askable):
             notes.append(f"{name}: {dropped} of {len(unseen)} rows left out, {_why_no_positions(probe)}.")
         if len(askable):
@@ -114,7 +114,7 @@ def _with_rows(contestant: Contestant, data: DataConfig) -> Contestant:
     return replace(contestant, examples=examples)
 
 
-def _has_positions(probe: Contestant) -> np.ndarray:
+def has_positions(probe: Contestant) -> np.ndarray:
     """Return at which rows the model has positions for all that a right answer takes, (num_rows,) booleans."""
     prompts, _ = make_prompts(probe.examples, probe.spec)
     references = make_references(probe.examples, probe.spec, range(len(probe.examples)))

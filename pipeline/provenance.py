@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pipeline.answer_spec import AnswerSpec
+from pipeline.stage_registry import run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def provenance_of(folder: Path, spec: AnswerSpec) -> Provenance:
         folder: The model's own folder.
         spec: How it is to be asked.
     """
-    run_dir = next((parent for parent in folder.parents[:2] if (parent / "recipe.yaml").is_file()), None)
+    run_dir = run_of(folder)
     if run_dir is None:
         return Provenance()
     recipe = (run_dir / "recipe.yaml").read_text(encoding="utf-8")

@@ -18,8 +18,9 @@ def answer_lines(answer: "Answer") -> Text:
         lines.append(Text(f"  asked   {visible(answer.asked)}", style="dim"))
     if answer.cot:
         lines.append(Text(f"  CoT     {visible(answer.cot)}", style="dim"))
-    lines.append(Text.assemble("  answer  ", _answer_and_verdict(answer)))
-    lines.append(Text(f"  {_tokens(answer)}, {answer.milliseconds:.1f} ms"))
+    lines.append(Text.assemble("  answer  ", _shown(answer)))
+    cost = f"{_tokens(answer)}, {answer.milliseconds:.1f} ms"
+    lines.append(Text("  ") + Text(", ").join([*_verdict(answer), Text(cost)]))
     return Text("\n").join(lines)
 
 
@@ -32,7 +33,9 @@ def side_by_side(names: Sequence[str], answers: Sequence["Answer"]) -> Table:
     if answers[0].asked != answers[0].question:
         table.add_row("asked", *(Text(visible(answer.asked), style="dim") for answer in answers))
     table.add_row("CoT", *(Text(visible(answer.cot) or "none", style="dim") for answer in answers))
-    table.add_row("answer", *map(_answer_and_verdict, answers))
+    table.add_row("answer", *map(_shown, answers))
+    if answers[0].correct is not None:
+        table.add_row("", *(verdict for answer in answers for verdict in _verdict(answer)))
     table.add_row("tokens", *map(_tokens, answers))
     first, *others = answers
     ratios = [f" ({first.milliseconds / answer.milliseconds:.2f}x as fast)" for answer in others]
@@ -48,13 +51,15 @@ def visible(text: str) -> str:
     )
 
 
-def _answer_and_verdict(answer: "Answer") -> Text:
-    verdict = {
-        None: Text(""),
-        True: Text("  ✓ right", style="green"),
-        False: Text(f"  ✗ wrong: it is {answer.expected}", style="red"),
-    }[answer.correct]
-    return Text.assemble((visible(answer.shown) or "(nothing)", "bold"), verdict)
+def _shown(answer: "Answer") -> Text:
+    return Text(visible(answer.shown) or "(nothing)", style="bold")
+
+
+def _verdict(answer: "Answer") -> list[Text]:
+    """Return one text, or none where it is not known whether the answer is right."""
+    if answer.correct is None:
+        return []
+    return [Text("✓ right", "green") if answer.correct else Text(f"✗ wrong: it is {answer.expected}", "red")]
 
 
 def _tokens(answer: "Answer") -> str:

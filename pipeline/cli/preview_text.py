@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,6 +19,7 @@ SEPARATORS = ("first_separator", "second_separator", "end")
 STYLES = {"question": "cyan", "cot": "magenta", "answer": "green", **dict.fromkeys(SEPARATORS, "yellow")}
 REMOVED, LOSS = "red strike", "underline"
 BLANK = "␣"
+Word = TypeVar("Word", str, Text)
 MOST_BATCHES = 6  # of a rank, in the table
 
 
@@ -43,17 +44,19 @@ def print_preview(config: Config, preview: Preview, with_positions: bool) -> Non
         console.print(_heading(config, stage), style="bold")
         for row in stage.rows:
             console.print(_say_row(row))
-            console.print(Padding(row_text(row.tokens), (0, 0, 0, 2)))
+            console.print(Padding(row_text(row.tokens), (0, 0, 0, 2), expand=False))
             if with_positions:
-                console.print(Padding(positions_table(row.tokens), (0, 0, 0, 2)))
+                console.print(Padding(positions_table(row.tokens), (0, 0, 0, 2), expand=False))
     console.print()
+    some = f" of {preview.num_rows:,}, drawn by the seed" if preview.num_counted < preview.num_rows else ""
+    console.print(f"Tokens, mean / longest, and shares, of {preview.num_counted:,} rows{some}:")
     console.print(counts_table(preview))
-    console.print(batches_table(config, preview))
-    if config.model.padding_free:
-        console.print(
-            "Padding is laid out, but not computed where the architecture allows that (model.padding_free).",
-            style="dim",
-        )
+    computed = ", not computed where the architecture allows that" if config.model.padding_free else ""
+    console.print(
+        f"Global batch of each stage's first step, as rows x padded length, at most "
+        f"{config.engine.micro_batch_tokens:,} tokens (padding is laid out{computed}):"
+    )
+    console.print(batches_table(preview))
 
 
 def _course(config: Config, numbers: Sequence[int]) -> str:
@@ -102,10 +105,12 @@ def _marked_part(tokens: Sequence[Token]) -> list[Text]:
     return [Text(word, _style(tokens[0])) for word in words]
 
 
-def _between(before: Any, words: list[Any], after: Any) -> list[Any]:
-    """Return words, of text or styled text, the first and the last of which touch the marks."""
-    marked = [before + words[0], *words[1:]]
-    return [*marked[:-1], marked[-1] + after]
+def _between(before: Word, words: list[Word], after: Word) -> list[Word]:
+    """Return words with marks that touch the first and the last."""
+    marked = list(words)
+    marked[0] = before + marked[0]
+    marked[-1] = marked[-1] + after
+    return marked
 
 
 def _style(token: Token) -> str:
@@ -153,11 +158,8 @@ def _say_row(row: ShownRow) -> str:
 
 def counts_table(preview: Preview) -> Table:
     """Return the lengths at each stage."""
-    title = f"Tokens, mean / longest, over {preview.num_counted:,} rows"
-    if preview.num_counted < preview.num_rows:
-        title += f" of {preview.num_rows:,}, drawn by the seed"
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
-    for heading in ("removed", "question", "CoT left", "answer", "whole row", "rows with CoT", "rows with offset"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("removed", "question", "CoT left", "answer", "whole row", "with CoT", "offset > 0"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in preview.stages:
         counts = stage.counts
@@ -178,15 +180,9 @@ def _lengths(lengths: Lengths) -> str:
     return f"{lengths.mean:.1f} / {lengths.longest}"
 
 
-def batches_table(config: Config, preview: Preview) -> Table:
+def batches_table(preview: Preview) -> Table:
     """Return how each stage's first global batch is laid out, one line a rank."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        title=f"Global batch of each stage's first step: rows x padded length, {config.engine.micro_batch_tokens:,} "
-        "tokens at most",
-        title_justify="left",
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("removed", "rank", "rows", "padding"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("micro-batches", overflow="fold")

@@ -188,10 +188,17 @@ def _count(
     question, answer = (examples.lengths(name)[row_numbers] for name in ("question_ids", "answer_ids"))
     cot = cot_left(lengths, question, answer, examples.layout)
     return StageCounts(
-        *(Lengths(float(part.mean()), int(part.max())) for part in (question, cot, answer - 1, lengths)),
+        _lengths(question),
+        _lengths(cot),
+        _lengths(answer - 1),  # without the end
+        _lengths(lengths),
         share_with_cot=float(np.mean(cot > 0)),
         share_smoothed=float(np.mean(offsets[row_numbers] > 0)) if stage.smooths else 0.0,
     )
+
+
+def _lengths(numbers: np.ndarray) -> Lengths:
+    return Lengths(float(numbers.mean()), int(numbers.max()))
 
 
 def _shape(batch: MicroBatch) -> MicroBatchShape:

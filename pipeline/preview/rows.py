@@ -102,8 +102,8 @@ def show_row(
 
 def cot_left(
     row: int | np.ndarray, question: int | np.ndarray, answer: int | np.ndarray, layout: SequenceLayout
-) -> int | np.ndarray:
-    """Return the tokens of CoT in rows of known length; all arguments but the last are numbers of tokens.
+) -> np.ndarray:
+    """Return the tokens of CoT in rows of known length, in the shape of the arguments, which are numbers of tokens.
 
     Args:
         row: The whole row.
@@ -112,7 +112,7 @@ def cot_left(
         layout: Separators of the run; the second may be gone together with the CoT.
     """
     separators = len(layout.first_separator_ids) + len(layout.second_separator_ids)
-    return np.maximum(row - question - answer - separators, 0)
+    return np.asarray(np.maximum(row - question - answer - separators, 0))
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:

@@ -51,7 +51,7 @@ def reset_telemetry(train: Sequence[Row], resets: Sequence[Row]) -> list[Reset]:
     removed = {row["step"]: row["num_removed"] for row in train}
     places = [bisect_left(known, (reset["step"],)) for reset in resets]
     results = []
-    for reset, place, end in zip(resets, places, [*places[1:], len(known)], strict=True):
+    for reset, place, end in zip(resets, places, [*places, len(known)][1:], strict=True):
         step, after = reset["step"], known[place:end]
         loss_step, loss_before = known[place - 1] if place else (None, None)
         recovered = (at for at, loss in after if loss_before is not None and loss <= loss_before)

@@ -6,24 +6,29 @@ from collections.abc import Mapping, Sequence
 from pipeline.answering import Answer
 
 STYLE = """
-.gradio-container {max-width: 46rem !important}
+.gradio-container {max-width: 46rem !important; margin: 0 auto !important}
+.gradio-container main {padding: 1rem}
 .answer dl {display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1rem; margin: 0}
 .answer dt {opacity: .8}
 .answer dd {margin: 0; overflow-wrap: anywhere}
-.answer .big {font-size: 1.5rem; font-weight: 600}
-.answer .cot {opacity: .8; font-family: ui-monospace, monospace}
-.verdict {font-weight: 600; white-space: nowrap}
+.answer .big {font-size: 1.4rem; font-weight: 600; line-height: 1.3}
+.answer .cot {font-family: ui-monospace, monospace; opacity: .8}
+.verdict {display: block; font-weight: 600}
 .right {color: #166534}
 .wrong, .fault {color: #b91c1c}
 .dark .right {color: #86efac}
 .dark .wrong, .dark .fault {color: #fca5a5}
-.bars table {width: 100%; border-collapse: collapse; table-layout: fixed}
-.bars caption {text-align: left; padding-bottom: .5rem; overflow-wrap: anywhere}
-.bars th, .bars td {text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; overflow-wrap: anywhere}
-.bars .number {text-align: right; width: 4.5rem}
+.bars table {width: 100%; margin: 0; border-collapse: collapse; font-size: .875rem}
+.bars caption {padding-bottom: .4rem; text-align: left; overflow-wrap: anywhere}
+.bars th, .bars td {padding: .4rem .6rem .4rem 0; border: 0; text-align: left; vertical-align: top; font-weight: 400}
+.bars tr {border-bottom: 1px solid var(--border-color-primary)}
+.bars th[scope=row] {width: 45%}
+.bars td {overflow-wrap: anywhere}
+.bars .number {padding-right: 0; text-align: right}
 .bars .bar {display: block; height: .6rem; margin-top: .3rem; border-radius: .2rem; background: #2563eb}
 .dark .bars .bar {background: #60a5fa}
 """
+RIGHT, WRONG = "✓ right", "✗ wrong"
 
 
 def safe(text: str) -> str:
@@ -38,7 +43,8 @@ def show_answer(answer: Answer, name: str) -> str:
         answer: Of one stage.
         name: The stage's.
     """
-    rows = [("Answer", f'<span class="big">{safe(answer.shown) or "(nothing)"}</span> {_verdict(answer)}')]
+    verdict = {None: "", True: RIGHT, False: f"{WRONG}: it is {answer.expected}"}[answer.correct]
+    rows = [("Answer", f'<span class="big">{_shown(answer)}</span>{_colour(answer, verdict)}')]
     if answer.asked != answer.question:
         rows.append(("Asked as", safe(answer.asked)))
     cot = safe(answer.cot) or "none"
@@ -67,7 +73,7 @@ def show_bars(answers: Mapping[int, Answer], names: Sequence[str]) -> str:
     rows = [
         f'<tr><th scope="row">{safe(names[number])}'
         f'<span class="bar" aria-hidden="true" style="width: {100 * answer.milliseconds / longest:.1f}%"></span></th>'
-        f"<td>{safe(answer.shown) or '(nothing)'} {_verdict(answer)}</td>"
+        f"<td>{_shown(answer)}{_colour(answer, RIGHT if answer.correct else WRONG)}</td>"
         f'<td class="number">{answer.num_tokens}</td><td class="number">{answer.milliseconds:.1f}</td></tr>'
         for number, answer in sorted(answers.items())
     ]
@@ -79,9 +85,12 @@ def show_bars(answers: Mapping[int, Answer], names: Sequence[str]) -> str:
     )
 
 
-def _verdict(answer: Answer) -> str:
+def _shown(answer: Answer) -> str:
+    return safe(answer.shown) or "(nothing)"
+
+
+def _colour(answer: Answer, verdict: str) -> str:
+    """Return a verdict in its colour, or nothing where none is known."""
     if answer.correct is None:
         return ""
-    if answer.correct:
-        return '<span class="verdict right">✓ right</span>'
-    return f'<span class="verdict wrong">✗ wrong: it is {answer.expected}</span>'
+    return f' <span class="verdict {"right" if answer.correct else "wrong"}">{verdict}</span>'

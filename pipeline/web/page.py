@@ -60,10 +60,9 @@ def build_page(stages: Stages) -> Any:
         question = gr.Textbox(label="Question", autofocus=True, max_length=MOST_CHARACTERS)
         if examples := stages.examples():
             gr.Examples([[example] for example in examples], question, label="Examples")
-        slider = gr.Slider(
-            0, max(last, 1), last, step=1, label=f"Stage, 0 to {last}", buttons=[], visible=last > 0, elem_id="stage"
-        )
-        name = gr.HTML(safe(stages.names[last]), elem_id="stage-name", js_on_load=ANNOUNCE)
+        with gr.Group():
+            slider = gr.Slider(0, max(last, 1), last, step=1, label=f"Stage, 0 to {last}", buttons=[], visible=last > 0)
+            name = gr.HTML(safe(stages.names[last]), elem_id="stage-name", js_on_load=ANNOUNCE, padding=True)
         with gr.Row():
             one = gr.Button("Ask", variant="primary")
             all_stages = gr.Button("Ask every stage", visible=last > 0)

@@ -59,7 +59,8 @@ def serve(page: Any, listening: socket.socket) -> None:
 
 
 def _theme(gradio: Any) -> Any:
-    """Return a theme that takes the system's fonts: Gradio's own are fetched."""
-    return gradio.themes.Default(
+    """Return a theme that takes the system's fonts, and whose button can be read by everybody."""
+    theme = gradio.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
     )
+    return theme.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")

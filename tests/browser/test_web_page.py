@@ -135,7 +135,7 @@ def test_the_page_answers_as_ask_does_at_every_stage(
         shown = str(expected["number"]) if expected["number"] is not None else expected["answer"]
         answer, tokens, _ = visit.row(name)
         assert tokens == str(expected["num_tokens"])
-        verdict = "✓ right" if expected["correct"] else "✗ wrong: it is 408"
+        verdict = "✓ right" if expected["correct"] else "✗ wrong"
         assert " ".join(answer.split()) == f"{shown} {verdict}"
         playwright.expect(visit.page.locator("#answer")).to_contain_text(f"Stage{name}")
         assert (expected["cot"] or "none") in visit.answer()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.cli.main import main
 from pipeline.records import write_records
@@ -67,6 +68,17 @@ def cache(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _evaluate(capsys: pytest.CaptureFixture[str], test: Path, models: list[str], *more: str) -> list[dict[str, Any]]:
     assert main(["evaluate", "--model", *models, "--data", str(test), "--num_timed", "1", "--json", *more]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def _answers_at_once(folder: Path, test: Path) -> list[bool]:
+    """Return which rows plain Transformers answers right when nothing but the answer may come behind `####`."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    right = []
+    for line in test.read_text().splitlines():
+        prompt = tokenizer(f"{line.partition('||')[0]} = ####", return_tensors="pt")
+        written = model.generate(**prompt, max_new_tokens=2, do_sample=False)[0, prompt.input_ids.shape[1] :]
+        right.append(tokenizer.decode(written) == f"{line.rpartition('#### ')[2]} <eos>")
+    return right
 
 
 def test_the_frontier_agrees_with_evaluate(
@@ -134,6 +146,11 @@ def test_an_audit_agrees_with_evaluate(
     # What the CoT was for: without it, explicit CoT does not do what it can.
     assert others["explicit_cut_off"]["accuracy"] < others["explicit"]["accuracy"]
     assert others["explicit_cut_off"]["model"] == str(explicit)
+    by_hand = _answers_at_once(explicit, test)
+    assert others["explicit_cut_off"]["accuracy"] == sum(by_hand) / 60 > 0
+    assert others["explicit_cut_off"]["only_other"] == sum(
+        cut and not own for cut, own in zip(by_hand, right[str(model)], strict=True)
+    )
 
     rows = [line.rpartition("#### ")[2] for line in test.read_text().splitlines()]
     assert sum(group["num_examples"] for group in found["difficulty"]["cot_tokens"]) == len(rows)

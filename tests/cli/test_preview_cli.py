@@ -58,9 +58,9 @@ def test_marks_tell_everything_without_colour(tmp_path: Path) -> None:
         "1 2 [=] ~~3~~ {4 5 [####] 6 [<eos>]}",
         "3 CoT tokens removed (all), from optimizer step 3 on (epoch 3)",
         "1 2 [=] ~~3 4 5~~ {[####] 6 [<eos>]}",
-        "7 [=] ~~8~~ {[####] 9 [<eos>]}",
     ):
         assert lines.count(line) == 1, line
+    assert lines.count("7 [=] ~~8~~ {[####] 9 [<eos>]}") == 2  # at both later stages
     tables = [" ".join(line.split()) for line in lines]
     for line in ("question 2 5 1", "cot 3 6 removed", "cot 4 7 3 loss", "end <eos> 1 7 loss"):
         assert line in tables

@@ -44,9 +44,7 @@ def test_a_recipe_rehearses(tmp_path: Path, recipe: str, architecture: str) -> N
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (
-        result["num_removed"] == result["num_removed_in_full"] == 11
-    )  # the longest CoT, as these templates tokenise it
+    assert result["num_removed"] == result["num_removed_in_full"] == 8  # 3 + 1 + 4 tokens
     folder = Path(result["folder"])
     rehearsed, wanted = load_config(folder / "recipe.yaml"), load_config(path)
     assert rehearsed.engine.deepspeed == wanted.engine.deepspeed

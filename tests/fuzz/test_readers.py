@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.records import BadRow, CoTRecord, columns, read_records, split_steps, streams, write_records
 from pipeline.records.columns import read_columns
 from pipeline.records.readers import format_of_file
-from tests.fuzz.cases import damaged, fuzz
+from tests.fuzz.cases import fuzz, mutated
 from tests.fuzz.rows import (
     CELLS,
     FILES,
@@ -132,7 +132,7 @@ def test_right_tables_are_all_read(
 
 
 @fuzz
-@given(damaged(PARQUET_FILES) | FILES, st.sampled_from(["stop", "skip"]))
+@given(PARQUET_FILES | mutated(PARQUET_FILES) | FILES, st.sampled_from(["stop", "skip"]))
 def test_any_file_named_parquet_gives_rows_or_a_mistake(folder: Path, content: bytes, on_bad_row: str) -> None:
     path = written(folder, "rows.parquet", content)
     bad_rows: list[BadRow] = []

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.answer_spec import AnswerSpec
-from pipeline.audit import cut_off, tokens_beyond
+from pipeline.audit import cut_off, right_with_nothing_beyond, tokens_beyond
 from pipeline.audit_report import AuditReport, Comparison, Leak
-from pipeline.audit_rows import multiplied_sizes, neighbouring_sizes, unseen_rows
+from pipeline.audit_rows import has_positions, multiplied_sizes, neighbouring_sizes, unseen_rows
 from pipeline.cli.audit_tables import print_audit
 from pipeline.config import DataConfig, FormatConfig
 from pipeline.difficulty import RowFacts, by_difficulty, num_carries, quartiles
@@ -184,6 +184,29 @@ def test_tokens_beyond_the_answer(examples: ExampleSet) -> None:
     assert tokens_beyond(examples, written) == [0, 0, 2, 4]
     without = ExampleSet(examples.rows, examples.layout.without_cot())
     assert tokens_beyond(without, written) == [1, 0, 3, 5]
+    assert right_with_nothing_beyond(without, written) == [False, True, False, False]
+    wrong = Evaluation(tuple(replace(sample, correct=False) for sample in written.samples))
+    assert right_with_nothing_beyond(without, wrong) == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("num_positions", "changes", "fits"),
+    [
+        # Question, separator, separator and two digits are read; the end token is written only.
+        (7, {}, True),
+        (6, {}, False),
+        (7, {"built_in_shift": 4, "question_length": 3}, True),
+        (6, {"built_in_shift": 4, "question_length": 3}, False),
+        (7, {"built_in_shift": 4, "question_length": 4}, False),
+        (7, {"keep_positions": True}, False),
+        (16, {"keep_positions": True}, True),
+    ],
+)
+def test_positions_that_rows_need(examples: ExampleSet, num_positions: int, changes: dict, fits: bool) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=num_positions))
+    spec = replace(AnswerSpec(FORMAT, 9, True, "left", "token", False, longest_cot=9), **changes)
+    probe = Contestant(model, build_word_tokenizer(), examples, spec)
+    assert has_positions(probe).tolist() == [fits] * 4
 
 
 # --- the report and the verdict

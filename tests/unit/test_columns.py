@@ -197,9 +197,12 @@ def test_broken_rows_of_parquet_are_told_by_number(tmp_path: Path) -> None:
     numbers = write_parquet(tmp_path / "numbers.parquet", {"prompt": ["q"], "reasoning": ["c"], "output": [4]})
     with pytest.raises(UserError, match=r"numbers\.parquet:1: `output` is a number; write it as a string"):
         read(numbers)
-    times = {"prompt": pa.array([1], pa.timestamp("ns")), "reasoning": ["c"], "output": ["4"]}
-    with pytest.raises(UserError, match=r"times\.parquet:1: (not readable|`prompt` is a )"):
+    times = {"prompt": pa.array([2**62], pa.timestamp("us")), "reasoning": ["c"], "output": ["4"]}
+    with pytest.raises(UserError, match=r"times\.parquet:1: not readable \(.*\); write texts"):
         read(write_parquet(tmp_path / "times.parquet", times))
+    days = {"prompt": [date(2026, 1, 1)], "reasoning": ["c"], "output": ["4"]}
+    with pytest.raises(UserError, match=r"days\.parquet:1: `prompt` is a date; write it as a string"):
+        read(write_parquet(tmp_path / "days.parquet", days))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, -9, -30])

@@ -14,13 +14,13 @@ PACKAGE = Path(__file__).parents[2] / "pipeline"
 # From the ground up. Modules on one floor may not import each other; a package counts as one module.
 FLOORS = (
     ("errors",),
-    ("config", "records", "word_tokenizer", "words"),
+    ("config", "records", "word_tokenizer", "words", "hub"),
     ("scoring", "tasks", "schedule", "learning_rate", "collapse", "manifest", "frontier"),
     ("removal", "difficulty", "report"),
     ("layout", "answer_spec", "audit_report"),
-    ("model_card", "stage_registry", "verdict", "chat_template"),
-    ("row_text",),
-    ("word_rows",),
+    ("stage_registry", "verdict", "chat_template"),
+    ("provenance", "row_text"),
+    ("model_card", "word_rows"),
     ("token_table",),
     ("examples",),
     ("batching", "modeling", "ds_config", "ranks"),

@@ -71,6 +71,7 @@ def test_a_recovery_behind_the_next_reset_is_none_and_an_unknown_loss_is_no_bump
 
 
 def test_a_reset_at_the_very_end_or_beginning_has_nothing_beside_it() -> None:
+    assert reset_telemetry(train_rows((10, 0, 0.5)), []) == []
     (last,) = reset_telemetry(train_rows((10, 0, 0.5)), [{"step": 11, "num_removed": 1}])
     assert (last.loss_before, last.loss_after, last.steps_to_recover, last.num_steps_seen) == (0.5, None, None, 0)
     (first,) = reset_telemetry(train_rows((1, 3, 0.5)), [{"step": 1, "num_removed": 3}])

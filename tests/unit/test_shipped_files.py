@@ -1,7 +1,9 @@
 """What is shipped holds together: recipes and DeepSpeed files are read, the README names only what is there."""
 
 import json
+import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pipeline.cli.main import COMMANDS, main
 from pipeline.config import EngineConfig, load_config
 from pipeline.config.parsing import FIELD_TYPES
 from pipeline.ds_config import load_ds_config
+from pipeline.schedule import fixed_schedule
 from tests.tiny import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -117,7 +120,16 @@ def test_the_other_recipes_plan_as_well(name: str, tmp_path: Path, capsys: pytes
 
 def test_every_recipe_is_planned() -> None:
     others = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {path.stem for path in PAPER_RECIPES}
-    assert others == {"demo", "smollm2_gsm8k_cpu", "your_data"}
+    assert others == {"demo", "smollm2_gsm8k_cpu", "your_data", "graph_reasoning"}
+
+
+def test_the_recipe_for_graphs_holds_the_stages_that_its_head_says() -> None:
+    config, steps_per_epoch = load_config(ROOT / "recipes" / "graph_reasoning.yaml"), math.ceil(17_886 / 128)
+    schedule = fixed_schedule(config.schedule, steps_per_epoch, longest_cot=6)
+    assert config.optim.global_batch_size == 128 and config.removal.unit == "step"
+    lengths = [after.first_step - stage.first_step for stage, after in pairwise(schedule.stages)]
+    assert [stage.num_removed for stage in schedule.stages] == [0, 1, 2, 3, 4, 5, 6]
+    assert lengths == [5 * steps_per_epoch] * 6 and schedule.num_steps == 50 * steps_per_epoch
 
 
 def test_training_every_weight_of_mistral_needs_more_than_one_24_gb_card(capsys: pytest.CaptureFixture[str]) -> None:
