@@ -2,10 +2,10 @@
 
     python -m benchmarks.boundary
 
-The paper's first task (808,000 rows, 8 tokens an epoch) with GPT-2 Small and random weights, through the stage controller
-and the engine that training uses: one CPU rank of two threads under ZeRO-0, two ranks of one thread under ZeRO-2 and
-ZeRO-3. Steps are timed where they are shortest, so that a boundary's share is overstated: with the whole CoT gone, and
-half of the paper's 32 rows, as many steps a stage as it has.
+The paper's first task (808,000 rows, 8 tokens an epoch) with GPT-2 Small and random weights, through the stage
+controller and the engine that training uses: one CPU rank of two threads under ZeRO-0, two ranks of one thread under
+ZeRO-2 and ZeRO-3. Steps are timed where they are shortest, so that a boundary's share is overstated: with the whole CoT
+gone, and half of the paper's 32 rows, as many steps a stage as it has.
 
 Memory is looked at in other processes, with a small model and the same table: passes through all stages, two steps
 each, until the optimizer has been reset 200 times.

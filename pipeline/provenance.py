@@ -54,7 +54,7 @@ def provenance_of(folder: Path, spec: AnswerSpec) -> Provenance:
         recipe,
         base,
         _license_of(base),
-        best and best["accuracy"],
+        best["accuracy"] if best else None,
         best["num_examples"] if best else 0,
         best["cot_tokens"] if best else 0.0,
         Path(settings["data"]["validation"]).name,

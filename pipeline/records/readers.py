@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -128,8 +129,7 @@ def _rows_of(
 
 
 def _from_object(source_format: SourceFormat, columns: Mapping[str, str]) -> Callable[[object], CoTRecord]:
-    convert = record_from_gsm8k if source_format == "gsm8k" else record_from_object
-    return lambda row: convert(row, columns)
+    return partial(record_from_gsm8k if source_format == "gsm8k" else record_from_object, names=columns)
 
 
 def _detect_format(path: Path, head: bytes) -> SourceFormat:

@@ -81,15 +81,15 @@ def record_from_object(row: object, names: Mapping[str, str] = OWN_NAMES) -> CoT
         RowError: If a key is missing, has the wrong type, or is empty, or there are more of them than a row has.
     """
     fields = _as_object(row, names)
-    present = [name for name in FIELDS if fields.get(names[name]) is not None]
-    if "messages" in present:
-        return _record_from_messages(fields, names, present)
-    if "cot" in present and "steps" in present:
+    if fields.get(names["messages"]) is not None:
+        return _record_from_messages(fields, names)
+    has_cot, has_steps = fields.get(names["cot"]) is not None, fields.get(names["steps"]) is not None
+    if has_cot and has_steps:
         raise RowError(f"both `{names['cot']}` and `{names['steps']}`; keep one of them")
     question, answer = _text(fields, names["question"]), _text(fields, names["answer"])
-    if "cot" in present:
+    if has_cot:
         return _checked(question, split_steps(_text(fields, names["cot"]).strip()), answer)
-    if "steps" in present:
+    if has_steps:
         return _checked(question, _steps(fields[names["steps"]], names), answer)
     if "####" in answer or "<<" in answer:
         return record_from_gsm8k(fields, names)
@@ -140,8 +140,8 @@ def decode(row: bytes) -> str:
         raise RowError(f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from error
 
 
-def _record_from_messages(fields: dict[str, Any], names: Mapping[str, str], present: list[str]) -> CoTRecord:
-    others = [names[name] for name in present if name != "messages"]
+def _record_from_messages(fields: dict[str, Any], names: Mapping[str, str]) -> CoTRecord:
+    others = [names[name] for name in FIELDS if name != "messages" and fields.get(names[name]) is not None]
     if others:
         raise RowError(
             f"both `{names['messages']}` and `{others[0]}`; keep one of them, or tell with columns.* that the other is "

@@ -30,7 +30,7 @@ VARIABLES = {
 }
 WIDTH = 7.6  # inches
 PNG_DPI = 160
-SETTINGS = {
+SETTINGS: Any = {  # matplotlib's type would name every key
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
     "font.size": 9.5,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 800  # of a curve: more than a screen can show
 MOST_BOUNDARIES = 60  # more lines than that are a grey wall
+LEGEND_WIDTH, LEGEND_KEY = 96, 8  # of the panel and of an entry's key, in characters
 NamedRuns = Sequence[tuple[str, Run]]
 
 
@@ -118,7 +119,9 @@ def removal_figure(runs: NamedRuns) -> "Figure | None":
 
 def reset_figure(runs: NamedRuns) -> "Figure | None":
     """Draw for each reset the loss before and at once after it, the updates until it is back, and the moments' norm."""
-    results = [(name, look(i), reset_telemetry(run.train, run.resets)) for i, (name, run) in enumerate(runs)]
+    results = [
+        (name, look(i), reset_telemetry(run.train, run.resets)) for i, (name, run) in enumerate(runs) if run.resets
+    ]
     all_resets = [reset for _, _, resets in results for reset in resets]
     if not all_resets:
         return None
@@ -126,11 +129,11 @@ def reset_figure(runs: NamedRuns) -> "Figure | None":
     figure, axes = panels(5.4 if has_norms else 4.2, (3, 2, 2)[: 3 if has_norms else 2])
     losses, recovery = axes[:2]
     for name, style, resets in results:
-        jumps = [reset for reset in resets if reset.bump is not None]
-        steps = [reset.step for reset in jumps]
-        before, after = [reset.loss_before for reset in jumps], [reset.loss_after for reset in jumps]
+        known = [(r.step, r.loss_before, r.loss_after) for r in resets]
+        jumps = [(step, before, after) for step, before, after in known if before is not None and after is not None]
+        steps, before, after = ([jump[i] for jump in jumps] for i in range(3))
         losses.vlines(steps, before, after, color=style.colour, linewidth=1.2)
-        prefix = f"{name}: " if len(runs) > 1 else ""
+        prefix = f"{name}: " if len(results) > 1 else ""
         losses.plot(steps, before, "_", color=style.colour, markersize=9, label=f"{prefix}last loss before")
         losses.plot(steps, after, style.marker, color=style.colour, label=f"{prefix}first loss after")
         back = [(reset.step, reset.steps_to_recover) for reset in resets if reset.steps_to_recover is not None]
@@ -253,6 +256,6 @@ def _legend(axes: "Axes", num_runs: int, always: bool = False) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if num_runs < 2 and not always and len(handles) < 2:
         return
-    axes.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(3, len(handles)), handlelength=3.2
-    )
+    fitting = max(LEGEND_WIDTH // (LEGEND_KEY + max(map(len, labels))), 1)
+    columns = min(3, len(handles), fitting)
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, handlelength=3.2)

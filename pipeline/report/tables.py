@@ -264,7 +264,7 @@ def paper_table(summaries: Sequence[Summary]) -> Table:
     for summary in summaries:
         kind = summary.run.setting("schedule.kind")
         latest = summary.kept or summary.final
-        accuracy = share(latest and latest.accuracy)
+        accuracy = share(latest.accuracy if latest else None)
         ends = [row for row in summary.run.evaluations if row["num_removed"] == 0]
         explicit = share(ends[-1]["accuracy"] if ends else None)
         rows.append(

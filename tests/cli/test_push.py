@@ -22,10 +22,10 @@ TOKEN = "hf_secretofthetest"
 class Hub(BaseHTTPRequestHandler):
     """Takes one repository; keeps what was sent in ``server.seen``."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: D102
         self._answer({"id": "me/mine", "sha": "0" * 40, "siblings": [], "tags": [], "private": True})
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: D102
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         seen = self.server.seen  # type: ignore[attr-defined]
         seen["authorization"] = self.headers.get("Authorization")
@@ -60,7 +60,7 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_: object) -> None:  # noqa: D102
         pass
 
 
