@@ -81,7 +81,7 @@ bench: setup models/gpt2-tokenizer
 	$(BIN)/python -m benchmarks
 
 docs: setup-extras
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/demo.sh

@@ -1,8 +1,6 @@
 """Lets ``python -m pipeline`` stand for ``tacit``, as launchers need it."""
 
-import sys
-
-from pipeline.cli.main import main
+from pipeline.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

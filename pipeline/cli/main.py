@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pipeline.cli.arguments import check_command
 from pipeline.errors import Interrupted, RunError, UserError
@@ -75,6 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _tell("error", f"{error.strerror}: {error.filename or 'a file could not be written'}; make room.")
         return FAILURE
+
+
+def entry() -> NoReturn:
+    """Run the command of this process, and end with its exit code.
+
+    A rank among several leaves without Python's own clean-up: a thread that is in PyTorch's C++ code at that moment
+    would abort the process ("terminate called without an active exception"), though the run has done all its work.
+    """
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _tell(kind: str, text: str) -> None:

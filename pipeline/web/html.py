@@ -24,7 +24,8 @@ STYLE = """
 .bars tr {border-bottom: 1px solid var(--border-color-primary)}
 .bars th[scope=row] {width: 45%}
 .bars td {overflow-wrap: anywhere}
-.bars .number {padding-right: 0; text-align: right}
+.bars .number {text-align: right; white-space: nowrap; overflow-wrap: normal}
+.bars .number:last-child {padding-right: 0}
 .bars .bar {display: block; height: .6rem; margin-top: .3rem; border-radius: .2rem; background: #2563eb}
 .dark .bars .bar {background: #60a5fa}
 """
@@ -49,7 +50,8 @@ def show_answer(answer: Answer, name: str) -> str:
         rows.append(("Asked as", safe(answer.asked)))
     cot = safe(answer.cot) or "none"
     rows.append(("Chain of thought", f'<span class="cot">{cot}</span>'))
-    rows.append(("Tokens written", f"{answer.num_tokens}, {answer.num_cot_tokens} of them chain of thought"))
+    of_cot = f", {answer.num_cot_tokens} of them chain of thought" if answer.num_cot_tokens else ""
+    rows.append(("Tokens written", f"{answer.num_tokens}{of_cot}"))
     rows.append(("Time", f"{answer.milliseconds:.1f} ms"))
     rows.append(("Stage", safe(name)))
     return f"<dl>{''.join(f'<dt>{term}</dt><dd>{text}</dd>' for term, text in rows)}</dl>"

@@ -148,9 +148,9 @@ def test_a_broken_chat_row_is_told_with_file_line_and_remedy(tmp_path: Path, nam
 # Writing questions with a chat template
 
 
-def preset() -> FormatConfig:
+def preset(*overrides: str) -> FormatConfig:
     files = [f"--config={ROOT / 'recipes' / name}" for name in ("your_data.yaml", "presets/chat.yaml")]
-    return parse_command_line(files, "tacit train")[0].format
+    return parse_command_line([*files, *overrides], "tacit train")[0].format
 
 
 FORMAT = preset()
@@ -253,6 +253,14 @@ def test_another_chat_template_misses_the_cache(tmp_path: Path) -> None:
         prompts = [tokenizer.decode(example.question_ids) for example in examples.take([0, 1])]
         assert prompts[1].startswith("<|im_start|>system") and "Count." in prompts[1]
         assert examples.texts("question", [0]) == ["how many apples"]
+
+
+@pytest.mark.parametrize("question", ["{bos}{chat}", "{chat} ", "{chat}{chat}", "{question}{chat}"])
+def test_the_chat_template_writes_the_whole_question(question: str) -> None:
+    with pytest.raises(UserError) as caught:
+        preset(f"--format.question={question}")
+    (fault,) = str(caught.value).splitlines()
+    assert fault.startswith(f"format.question ({question!r}) must be {{chat}} alone: ")
 
 
 # By words
