@@ -20,6 +20,7 @@ from pipeline.stage_registry import model_folder
 from pipeline.tasks.plain_form import TaskName, read_arithmetic, read_number
 
 MOST_ANSWER_TOKENS = 256  # where no row says how long an answer may be
+MOST_NAMED = 5  # unknown words in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +126,18 @@ class Answerer:
             UserError: If the question cannot be asked.
         """
         if unknown := _unknown_words(question, self._tokenizer):
-            raise UserError(f"question: {', '.join(unknown)} is not in the model's vocabulary; write it otherwise.")
+            more = " and more" if len(unknown) > MOST_NAMED else ""
+            named = ", ".join(map(_short, unknown[:MOST_NAMED]))
+            raise UserError(f"question: not in the model's vocabulary: {named}{more}; write it otherwise.")
         try:
             row = _tokenize(question, self._word, self._templates, self._tokenizer)
         except UserError:
-            row = None  # a token reaches over the question's end; the message speaks to those who prepare data
-        if (
-            row is None
-            or make_layout([row[part] for part in SEPARATORS], self.spec.format, self._tokenizer) != self._layout
-        ):
-            raise UserError(f"question ({_short(question)}) melts into the separator behind it; end it otherwise.")
+            row = None  # what it says is for those who prepare data
+        if row is None or _layout_of(row, self.spec, self._tokenizer) != self._layout:
+            raise UserError(
+                f"question ({_short(question)}) cannot be written in the model's format, or melts into the separator "
+                "behind it; write it otherwise."
+            )
         spec, num_tokens = self.spec, len(row["question"])
         if spec.built_in_shift and num_tokens != spec.question_length:
             raise UserError(
@@ -172,8 +175,12 @@ def _find_layout(
             row = _tokenize(word, word, templates, tokenizer)
         except UserError:
             continue
-        return word, make_layout([row[part] for part in SEPARATORS], spec.format, tokenizer)
+        return word, _layout_of(row, spec, tokenizer)
     raise UserError(f"{folder}: its tokenizer cannot write rows in the format of its tacit.json; take another copy.")
+
+
+def _layout_of(row: dict[str, list[int]], spec: AnswerSpec, tokenizer: PreTrainedTokenizerBase) -> SequenceLayout:
+    return make_layout([row[part] for part in SEPARATORS], spec.format, tokenizer)
 
 
 def _tokenize(
@@ -188,7 +195,7 @@ def _unknown_words(question: str, tokenizer: PreTrainedTokenizerBase) -> list[st
     """Return the words of a question, or its characters, that the tokenizer would lose."""
     words = question.split()
     pieces = dict.fromkeys(words if tokenizer.unk_token_id is not None else "".join(words))
-    return [repr(piece) for piece in pieces if not _knows(piece, tokenizer)]
+    return [piece for piece in pieces if not _knows(piece, tokenizer)]
 
 
 def _knows(piece: str, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -40,12 +40,12 @@ def verdict(report: AuditReport) -> list[str]:
 
 
 def _answer(report: AuditReport) -> str:
-    leak, found = report.leak, {comparison.name: comparison for comparison in report.comparisons}
+    found = {comparison.name: comparison for comparison in report.comparisons}
     not_better = [name for name in BASELINES if name in found and _outcome(report, found[name]) != 0]
     missing = [name for name in BASELINES if name not in found]
     if not report.removes_all:
         return f"Not in full: {report.num_removed} CoT units are removed, and the model is meant to write the others."
-    if leak.num_rows_with_cot or leak.num_right_rows_beyond:
+    if _writes(report):
         return "Not in full: some rows have more written than the answer."
     if not_better:
         return f"Not shown: the model is not more accurate than {' and '.join(NAMES[name] for name in not_better)}."
@@ -76,10 +76,17 @@ def _compared(report: AuditReport, other: Comparison) -> str:
     outcome = _outcome(report, other)
     beginning = ("More accurate than", "Less accurate than", "No difference shown to")[outcome]
     p_value = "p < 0.001" if other.p_value < 0.001 else f"p = {other.p_value:.2g}"
+    # What was written may be why: then the figures alone are told.
+    meaning = "" if _writes(report) else f": {MEANINGS[other.name][outcome]}"
     return (
         f"{beginning} {NAMES[other.name]} ({100 * report.score.accuracy:.1f} against "
-        f"{100 * other.score.accuracy:.1f} %, {p_value}): {MEANINGS[other.name][outcome]}."
+        f"{100 * other.score.accuracy:.1f} %, {p_value}){meaning}."
     )
+
+
+def _writes(report: AuditReport) -> bool:
+    """Return whether right answers may rest on something that was written."""
+    return bool(report.leak.num_rows_with_cot or report.leak.num_right_rows_beyond)
 
 
 def _outcome(report: AuditReport, other: Comparison) -> int:

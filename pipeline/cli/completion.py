@@ -75,9 +75,8 @@ def _add_options(parser: argparse.ArgumentParser, run: Callable[[list[str]], int
             is_section = action.metavar == "CONFIG"  # a file for a whole section: recipes are read with --config alone
             if "--help" in options or is_section or action.help == argparse.SUPPRESS:
                 continue
-            if (
-                action.nargs == 0 or "--print_config" in options
-            ):  # which may take a value elsewhere, and takes none here
+            is_switch = action.nargs == 0 or "--print_config" in options  # the latter's value is not ours
+            if is_switch:
                 parser.add_argument(*options, action="store_true", help=action.help)
                 continue
             names = options or [action.dest]

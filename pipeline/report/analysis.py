@@ -19,13 +19,15 @@ def boundaries(train: Sequence[Row]) -> list[int]:
     ]
 
 
-def latest_of_each(evaluations: Sequence[Row]) -> list[Row]:
-    """Return the latest evaluation at each number of removed units, fewest first.
+def standing_evaluations(run: Run) -> list[Row]:
+    """Return one evaluation for each number of removed units, fewest first: the latest, or that of the model kept.
 
     An adaptive run can come back to a number: what it could do there first is no longer the model's.
     """
-    latest = {row["num_removed"]: row for row in evaluations}
-    return [latest[num_removed] for num_removed in sorted(latest)]
+    standing = {row["num_removed"]: row for row in run.evaluations}
+    if kept := kept_evaluation(run):
+        standing[kept["num_removed"]] = kept
+    return [standing[num_removed] for num_removed in sorted(standing)]
 
 
 def stage_ends(evaluations: Sequence[Row]) -> list[Row]:
@@ -78,16 +80,19 @@ def recommend_from_frontier(points: Sequence[dict[str, Any]], chosen: dict[str, 
     return Recommendation(point["num_removed"], point["accuracy"], reason)
 
 
-def recommend_from_validation(evaluations: Sequence[Row]) -> Recommendation | None:
-    """Return the same by validation rows, CoT tokens written standing for time; None where there is no choice."""
-    rows = latest_of_each(evaluations)
+def recommend_from_validation(rows: Sequence[Row]) -> Recommendation | None:
+    """Return the same by validation rows, CoT tokens written standing for time; None where there is no choice.
+
+    Args:
+        rows: One evaluation for each number of removed units, fewest first.
+    """
     if len(rows) < 2:
         return None
     if rows[0]["num_removed"] == 0:
         enough = rows[0]["accuracy"] - ONE_POINT - ROUNDING
         near = [row for row in rows if row["accuracy"] >= enough]
         row = min(near, key=lambda row: (_cost(row), -row["num_removed"]))
-        reason = "it writes the fewest CoT tokens of those within one point of explicit CoT, on validation rows"
+        reason = "which writes the fewest CoT tokens of those within one point of explicit CoT, on validation rows"
     else:
         row = max(rows, key=lambda row: (row["accuracy"], row["num_removed"]))
         reason = "the most accurate on validation rows; explicit CoT was not evaluated"

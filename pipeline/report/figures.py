@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.report.analysis import boundaries, kept_evaluation, latest_of_each, thin
+from pipeline.report.analysis import boundaries, kept_evaluation, standing_evaluations, thin
 from pipeline.report.figure_style import BOUNDARY, MUTED, TEXT, Look, look, panels
 from pipeline.report.resets import reset_telemetry
 from pipeline.report.run import Row, Run, number
@@ -82,7 +82,7 @@ def accuracy_figure(runs: NamedRuns) -> "Figure | None":
 
 
 def removal_figure(runs: NamedRuns) -> "Figure | None":
-    """Draw the validation accuracy against the units removed: all of it, and a line through the latest at each."""
+    """Draw the validation accuracy against the units removed: all of it, and a line through what stands."""
     if not any(run.evaluations for _, run in runs):
         return None
     figure, (axes,) = panels(3.3)
@@ -97,8 +97,8 @@ def removal_figure(runs: NamedRuns) -> "Figure | None":
             markersize=4,
             alpha=0.6,
         )
-        points = [(row["num_removed"], 100 * row["accuracy"]) for row in latest_of_each(run.evaluations)]
-        _line(axes, points, style, f"{name}: latest at each number" if len(runs) == 1 else name, marker=True)
+        points = [(row["num_removed"], 100 * row["accuracy"]) for row in standing_evaluations(run)]
+        _line(axes, points, style, name, marker=True)
         if kept := kept_evaluation(run):
             axes.plot(
                 kept["num_removed"],
@@ -133,7 +133,7 @@ def reset_figure(runs: NamedRuns) -> "Figure | None":
         jumps = [(step, before, after) for step, before, after in known if before is not None and after is not None]
         steps, before, after = ([jump[i] for jump in jumps] for i in range(3))
         losses.vlines(steps, before, after, color=style.colour, linewidth=1.2)
-        prefix = f"{name}: " if len(results) > 1 else ""
+        prefix = f"{name}: " if len(runs) > 1 else ""
         losses.plot(steps, before, "_", color=style.colour, markersize=9, label=f"{prefix}last loss before")
         losses.plot(steps, after, style.marker, color=style.colour, label=f"{prefix}first loss after")
         back = [(reset.step, reset.steps_to_recover) for reset in resets if reset.steps_to_recover is not None]

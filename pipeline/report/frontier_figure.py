@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.analysis import latest_of_each, recommend_from_frontier, recommend_from_validation
-from pipeline.report.figure_style import MUTED, TEXT, drawing, look, panels, save_png
+from pipeline.report.analysis import recommend_from_frontier, recommend_from_validation, standing_evaluations
+from pipeline.report.figure_style import MUTED, TEXT, Look, drawing, look, panels, save_png
 from pipeline.report.figures import interval
 from pipeline.report.paper import POINT_ACCURACY, POINT_LABEL, POINT_SPEEDUP
-from pipeline.report.run import Row, number
+from pipeline.report.run import Run, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,19 +46,19 @@ def draw_frontier(frontier: dict[str, Any], path: Path) -> None:
         path: The file to write.
     """
     with drawing():
-        figure = frontier_figure([("measured", frontier)])
+        figure = frontier_figure([("stages of the run", look(0), frontier)])
     save_png(figure, path)
 
 
-def frontier_figure(frontiers: Sequence[tuple[str, dict[str, Any]]]) -> "Figure":
+def frontier_figure(frontiers: Sequence[tuple[str, Look, dict[str, Any]]]) -> "Figure":
     """Draw accuracy against speed-up at batch size 1, the paper's point beside it.
 
     Args:
-        frontiers: Name of the run and what its ``frontier.json`` holds; at least one.
+        frontiers: Name and look of the run, and what its ``frontier.json`` holds; at least one.
     """
     figure, (axes,) = panels(4.0)
     all_marks = []
-    for i, (name, frontier) in enumerate(frontiers):
+    for name, style, frontier in frontiers:
         points = frontier["points"]
         recommended = recommend_from_frontier(points, frontier["operating_points"]).num_removed
         marks = [
@@ -71,7 +71,7 @@ def frontier_figure(frontiers: Sequence[tuple[str, dict[str, Any]]]) -> "Figure"
             )
             for k, point in enumerate(points)
         ]
-        _draw(axes, i, name, marks)
+        _draw(axes, style, name, marks)
         all_marks.append(marks)
     axes.plot(POINT_SPEEDUP, 100 * POINT_ACCURACY, "*", color=MUTED, markersize=11, label=POINT_LABEL)
     axes.set_xlabel("speed-up at batch size 1, against the stage with the fewest units removed")
@@ -80,17 +80,18 @@ def frontier_figure(frontiers: Sequence[tuple[str, dict[str, Any]]]) -> "Figure"
     return figure
 
 
-def validation_figure(runs: Sequence[tuple[str, Sequence[Row]]]) -> "Figure | None":
+def validation_figure(runs: Sequence[tuple[str, Look, Run]]) -> "Figure | None":
     """Draw validation accuracy against CoT tokens written, fewer to the right, where speed was not measured.
 
     Args:
-        runs: Name of the run and its evaluations.
+        runs: With name and look.
     """
     figure, (axes,) = panels(4.0)
     all_marks = []
-    for i, (name, evaluations) in enumerate(runs):
-        rows = [row for row in latest_of_each(evaluations) if number(row.get("cot_tokens")) is not None]
-        best = recommend_from_validation(evaluations)
+    for name, style, run in runs:
+        standing = standing_evaluations(run)
+        rows = [row for row in standing if number(row.get("cot_tokens")) is not None]
+        best = recommend_from_validation(standing)
         marks = [
             _Mark(
                 row["cot_tokens"],
@@ -101,7 +102,7 @@ def validation_figure(runs: Sequence[tuple[str, Sequence[Row]]]) -> "Figure | No
             )
             for row in rows
         ]
-        _draw(axes, i, name, marks)
+        _draw(axes, style, name, marks)
         all_marks.append(marks)
     if not any(all_marks):
         return None
@@ -117,9 +118,8 @@ def point_names(frontier: dict[str, Any], k: int) -> tuple[str, ...]:
     return tuple(text for name, text in NAMES.items() if frontier["operating_points"].get(name) == k)
 
 
-def _draw(axes: "Axes", i: int, name: str, marks: Sequence[_Mark]) -> None:
+def _draw(axes: "Axes", style: Look, name: str, marks: Sequence[_Mark]) -> None:
     """Draw one run's points, joined in order of the units removed."""
-    style = look(i)
     x, y = [mark.x for mark in marks], [100 * mark.accuracy for mark in marks]
     # Rounding can put an end of the interval past the accuracy by a hair.
     below = [max(0.0, 100 * (mark.accuracy - mark.interval[0])) for mark in marks]
@@ -135,7 +135,7 @@ def _draw(axes: "Axes", i: int, name: str, marks: Sequence[_Mark]) -> None:
 
 
 def _number(axes: "Axes", marks: Sequence[_Mark]) -> None:
-    """Write the units removed under the points: under those worth choosing first, and never over each other."""
+    """Write the units removed above the points: above those worth choosing first, and never over each other."""
     left, right = axes.get_xlim()
     taken: list[float] = []
     for mark in sorted(marks, key=lambda mark: (not mark.names, mark.x)):
@@ -144,11 +144,11 @@ def _number(axes: "Axes", marks: Sequence[_Mark]) -> None:
             taken.append(place)
             axes.annotate(
                 str(mark.num_removed),
-                (mark.x, 100 * mark.interval[0]),
-                xytext=(0, -5),
+                (mark.x, 100 * mark.interval[1]),
+                xytext=(0, 9 if mark.names else 4),
                 textcoords="offset points",
                 ha="center",
-                va="top",
+                va="bottom",
                 fontsize=8,
             )
 
@@ -163,7 +163,8 @@ def _finish(axes: "Axes", label: str, marks: Sequence[Sequence[_Mark]], lowest: 
         lowest: Another accuracy that must be seen.
     """
     lowest = min([lowest, *(mark.interval[0] for points in marks for mark in points)])
-    axes.set_ylim(max(-3.0, 100 * lowest - 12), 103)
+    height = 100 - 100 * lowest
+    axes.set_ylim(max(-3.0, 100 * lowest - 0.3 * height - 2), 102 + 0.1 * height)
     axes.set_ylabel(label)
     if len(marks) == 1:
         _number(axes, marks[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report import words
-from pipeline.report.figure_style import drawing, to_svg
+from pipeline.report.figure_style import drawing, look, to_svg
 from pipeline.report.figures import accuracy_figure, loss_figure, removal_figure, reset_figure, speed_figure
 from pipeline.report.frontier_figure import frontier_figure, validation_figure
 from pipeline.report.resets import reset_telemetry
@@ -67,9 +67,10 @@ def draw(summaries: Sequence[Summary]) -> list[Drawing]:
     runs = [(summary.name, summary.run) for summary in summaries]
     measured = [(name, run) for name, run in runs if run.frontier is not None]
     others = [(name, run) for name, run in runs if run.frontier is None]
+    looks = {name: look(i) for i, (name, _) in enumerate(runs)}  # in every figure the same
     evaluated = metrics_table(runs, "evaluations", ACCURACY_FIELDS)
     resets = [(name, reset_telemetry(run.train, run.resets)) for name, run in runs if run.resets]
-    frontiers = [(name, run.frontier) for name, run in measured if run.frontier is not None]
+    frontiers = [(name, looks[name], run.frontier) for name, run in measured if run.frontier is not None]
     plans: list[tuple[str, Callable[[], Figure | None], str, Sequence[Table]]] = [
         ("loss", lambda: loss_figure(runs), words.loss_words(runs), [metrics_table(runs, "train", LOSS_FIELDS)]),
         ("accuracy", lambda: accuracy_figure(runs), words.accuracy_words(runs), [evaluated]),
@@ -78,11 +79,11 @@ def draw(summaries: Sequence[Summary]) -> list[Drawing]:
             "frontier",
             lambda: frontier_figure(frontiers) if frontiers else None,
             words.frontier_words(measured),
-            [frontier_table(name, frontier) for name, frontier in frontiers],
+            [frontier_table(name, frontier) for name, _, frontier in frontiers],
         ),
         (
             "validation_frontier",
-            lambda: validation_figure([(name, run.evaluations) for name, run in others]),
+            lambda: validation_figure([(name, looks[name], run) for name, run in others]),
             words.frontier_words(others),
             [metrics_table(others, "evaluations", ACCURACY_FIELDS)] if others else [],
         ),
@@ -101,11 +102,6 @@ def draw(summaries: Sequence[Summary]) -> list[Drawing]:
         if figure is not None:
             drawings.append(Drawing(name, figure, to_svg(figure, name, text), text, tuple(tables)))
     return drawings
-
-
-def _verdict(audit: dict[str, Any]) -> list[str]:
-    """Return what an audit says in words, and what it could not look at."""
-    return [str(text) for text in (*audit.get("verdict", ()), *audit.get("notes", ()))]
 
 
 def render(summaries: Sequence[Summary], drawings: Sequence[Drawing], reload_seconds: int | None) -> str:
@@ -133,7 +129,8 @@ def render(summaries: Sequence[Summary], drawings: Sequence[Drawing], reload_sec
             "questions": sample_questions(summary.run),
             "events": event_tables(summary.name, summary.run),
             "audit": audit_tables(summary.name, summary.run.audit) if summary.run.audit else [],
-            "verdict": [f"{summary.name}:", *_verdict(summary.run.audit)] if summary.run.audit else [],
+            "verdict": (summary.run.audit or {}).get("verdict", []),
+            "notes": (summary.run.audit or {}).get("notes", []),
             "log_every": summary.run.setting("run.log_every"),
         }
         for summary in summaries

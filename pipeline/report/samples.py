@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.report.analysis import spread, stage_ends
+from pipeline.report.analysis import kept_evaluation, spread, stage_ends
 from pipeline.report.marks import Piece, mark
 from pipeline.report.run import Run
 
@@ -24,11 +24,13 @@ class Answer:
     pieces: Sequence[Piece]
     """The answer in it, against the right one."""
     is_correct: bool
+    is_kept: bool
+    """Whether it is the answer of the model in ``model/``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A validation row, as it was answered at the end of each stage."""
+    """A validation row, as it was answered at the end of each stage, and by the model kept."""
 
     row: int
     question: str
@@ -38,7 +40,9 @@ class Question:
 
 def sample_questions(run: Run) -> list[Question]:
     """Return the first rows, and of the first twenty those that were answered wrongly most often."""
-    ends = {row["step"]: row["num_removed"] for row in spread(stage_ends(run.evaluations), MOST_ANSWERS)}
+    kept = kept_evaluation(run)
+    shown = [*spread(stage_ends(run.evaluations), MOST_ANSWERS), *([kept] if kept else [])]
+    ends = {row["step"]: row["num_removed"] for row in shown}
     asked = [sample for sample in run.samples if sample["step"] in ends]
     num_wrong = Counter({sample["row"]: 0 for sample in asked})
     num_wrong.update(sample["row"] for sample in asked if not sample.get("correct"))
@@ -57,6 +61,7 @@ def sample_questions(run: Run) -> list[Question]:
                     text=sample["text"],
                     pieces=mark(sample["prediction"], sample["answer"]),
                     is_correct=bool(sample.get("correct")),
+                    is_kept=kept is not None and sample["step"] == kept["step"],
                 )
                 for sample in samples
             ),

@@ -9,6 +9,7 @@ from pipeline.report.analysis import (
     kept_evaluation,
     recommend_from_frontier,
     recommend_from_validation,
+    standing_evaluations,
 )
 from pipeline.report.figures import curve, interval
 from pipeline.report.run import Row, Run, number
@@ -144,7 +145,7 @@ def summarize(name: str, run: Run) -> Summary:
             run.frontier["points"], run.frontier["operating_points"]
         )
     else:
-        recommended = recommend_from_validation(run.evaluations)
+        recommended = recommend_from_validation(standing_evaluations(run))
     kept = kept_evaluation(run)
     return Summary(
         name=name,

@@ -59,6 +59,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         "The runs side by side" if len(summaries) > 1 else "The run in figures",
         ("", *(s.name for s in summaries)),
         tuple(rows),
+        frozenset(range(1, len(summaries) + 1)),
     )
 
 
@@ -201,26 +202,22 @@ def audit_tables(name: str, audit: dict[str, Any]) -> list[Table]:
             ),
         )
     ]
-    groups = {f"by {key}": rows for key, rows in audit.get("difficulty", {}).items()}
-    if audit.get("out_of_distribution"):
-        groups["outside the training distribution"] = audit["out_of_distribution"]
-    tables += [
-        Table(
-            f"{name}: accuracy {title}",
-            ("value", "rows", "right", "accuracy", "95 % interval"),
-            tuple(
-                (
-                    str(row["value"]),
-                    f"{row['num_examples']:,}",
-                    f"{row['num_correct']:,}",
-                    percent(row["accuracy"]),
-                    _interval(row["confidence_interval"]),
-                )
-                for row in rows
-            ),
+    groups = [(kind.replace("_", " "), rows) for kind, rows in audit.get("difficulty", {}).items()]
+    groups.append(("unlike the training rows", audit.get("out_of_distribution", [])))
+    rows = [
+        (
+            f"{kind}: {row['value']}",
+            f"{row['num_examples']:,}",
+            f"{row['num_correct']:,}",
+            percent(row["accuracy"]),
+            _interval(row["confidence_interval"]),
         )
-        for title, rows in groups.items()
+        for kind, found in groups
+        for row in found
     ]
+    if rows:
+        headings = ("rows of", "rows", "right", "accuracy", "95 % interval")
+        tables.append(Table(f"{name}: accuracy by kind of row", headings, tuple(rows)))
     if audit.get("comparisons"):
         tables.append(
             Table(
@@ -228,12 +225,12 @@ def audit_tables(name: str, audit: dict[str, Any]) -> list[Table]:
                 ("model", "accuracy", "95 % interval", "right here only", "right there only", "p (McNemar)"),
                 tuple(
                     (
-                        row["name"],
+                        f"{row['name'].replace('_', ' ')}: {row['model']}",
                         percent(row["accuracy"]),
                         _interval(row["confidence_interval"]),
                         f"{row['only_model']:,}",
                         f"{row['only_other']:,}",
-                        f"{row['p_value']:.2g}",
+                        f"{row['p_value']:.2g}" if row["p_value"] >= 0.001 else "< 0.001",
                     )
                     for row in audit["comparisons"]
                 ),

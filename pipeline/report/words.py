@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.analysis import latest_of_each, spread
+from pipeline.report.analysis import spread, standing_evaluations
 from pipeline.report.figures import curve
 from pipeline.report.resets import reset_telemetry
 from pipeline.report.run import Run
@@ -43,7 +43,7 @@ def removal_words(runs: NamedRuns) -> str:
     """Describe the figure of accuracy against units removed."""
     texts = []
     for name, run in runs:
-        rows = latest_of_each(run.evaluations)
+        rows = standing_evaluations(run)
         if rows:
             shown = (f"{percent(row['accuracy'])} with {row['num_removed']} removed" for row in spread(rows, 2))
             texts.append(f"{name}: {', '.join(shown)}")

@@ -7,7 +7,9 @@ from pipeline.answering import Answer
 
 STYLE = """
 .gradio-container {max-width: 46rem !important; margin: 0 auto !important}
-.gradio-container main {padding: 1rem}
+.gradio-container .main {padding: 1rem !important}
+.answer .html-container, .bars .html-container {padding: 0}
+#stage-name {background: var(--block-background-fill)}
 .answer dl {display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1rem; margin: 0}
 .answer dt {opacity: .8}
 .answer dd {margin: 0; overflow-wrap: anywhere}
@@ -18,10 +20,10 @@ STYLE = """
 .wrong, .fault {color: #b91c1c}
 .dark .right {color: #86efac}
 .dark .wrong, .dark .fault {color: #fca5a5}
-.bars table {width: 100%; margin: 0; border-collapse: collapse; font-size: .875rem}
+.bars table {width: 100%; margin: 0; border: 0 !important; border-collapse: collapse; font-size: .875rem}
 .bars caption {padding-bottom: .4rem; text-align: left; overflow-wrap: anywhere}
 .bars th, .bars td {padding: .4rem .6rem .4rem 0; border: 0; text-align: left; vertical-align: top; font-weight: 400}
-.bars tr {border-bottom: 1px solid var(--border-color-primary)}
+.bars tr {border: 0; border-bottom: 1px solid var(--border-color-primary)}
 .bars th[scope=row] {width: 45%}
 .bars td {overflow-wrap: anywhere}
 .bars .number {text-align: right; white-space: nowrap; overflow-wrap: normal}

@@ -50,7 +50,7 @@ def build_page(stages: Stages) -> Any:
         answers = _with(answers, number, answer)
         return show_answer(answer, stages.names[number]), show_bars(answers, stages.names), answers
 
-    def ask_all(question: str, shown: str, answers: Answers) -> Iterator[tuple[str, str, Answers]]:
+    def ask_all(question: str, answers: Answers) -> Iterator[tuple[str, str, Answers]]:
         for number in range(len(stages.names)):
             shown, bars, answers = ask(question, number, answers)
             yield shown, bars, answers
@@ -63,16 +63,16 @@ def build_page(stages: Stages) -> Any:
         with gr.Group():
             slider = gr.Slider(0, max(last, 1), last, step=1, label=f"Stage, 0 to {last}", buttons=[], visible=last > 0)
             name = gr.HTML(safe(stages.names[last]), elem_id="stage-name", js_on_load=ANNOUNCE, padding=True)
-        with gr.Row():
+        with gr.Row(equal_height=True):
             one = gr.Button("Ask", variant="primary")
             all_stages = gr.Button("Ask every stage", visible=last > 0)
         answer = gr.HTML(elem_id="answer", elem_classes="answer", js_on_load=ANNOUNCE)
-        bars = gr.HTML(elem_id="bars", elem_classes="bars", js_on_load=ANNOUNCE)
+        bars = gr.HTML(elem_id="bars", elem_classes="bars")
         answers = gr.State({})
         hidden: dict[str, Any] = {"api_visibility": "private"}
         slider.change(lambda number: safe(stages.names[int(number)]), slider, name, show_progress="hidden", **hidden)
         gr.on([question.submit, one.click], ask, [question, slider, answers], [answer, bars, answers], **hidden)
-        all_stages.click(ask_all, [question, answer, answers], [answer, bars, answers], **hidden)
+        all_stages.click(ask_all, [question, answers], [answer, bars, answers], **hidden)
     return page
 
 

@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.answer_spec import load_spec
 from pipeline.cli.main import main
 from pipeline.records import write_records
 from pipeline.tasks import Automaton, generate_splits
@@ -146,17 +148,26 @@ def test_an_audit_agrees_with_evaluate(
     # What the CoT was for: without it, explicit CoT does not do what it can.
     assert others["explicit_cut_off"]["accuracy"] < others["explicit"]["accuracy"]
     assert others["explicit_cut_off"]["model"] == str(explicit)
-    by_hand = _answers_at_once(explicit, test)
-    assert others["explicit_cut_off"]["accuracy"] == sum(by_hand) / 60 > 0
-    assert others["explicit_cut_off"]["only_other"] == sum(
-        cut and not own for cut, own in zip(by_hand, right[str(model)], strict=True)
-    )
+    assert others["explicit_cut_off"]["accuracy"] == sum(_answers_at_once(explicit, test)) / 60
 
     rows = [line.rpartition("#### ")[2] for line in test.read_text().splitlines()]
     assert sum(group["num_examples"] for group in found["difficulty"]["cot_tokens"]) == len(rows)
     assert found["difficulty"]["cot_tokens"][0]["value"] == "4"
     assert "digits" not in found["difficulty"] and found["out_of_distribution"] == []
     assert found["verdict"][0]
+
+
+def test_cut_off_asks_for_the_answer_alone(lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A model that answers at once, given out as one of explicit CoT: cut off, it still answers.
+    disguised, test = tmp_path / "disguised", lock / "test.txt"
+    shutil.copytree(lock / "run" / "model", disguised)
+    spec = load_spec(disguised)
+    replace(spec, num_removed=0, removes_all=False).save(disguised)
+    arguments = ["audit", str(lock / "run"), "--data", str(test), "--explicit", str(disguised), "--json"]
+    assert main(arguments) == 0
+    cut_off, explicit = json.loads(capsys.readouterr().out)["comparisons"]
+    assert (cut_off["name"], explicit["name"]) == ("explicit_cut_off", "explicit")
+    assert cut_off["accuracy"] == sum(_answers_at_once(disguised, test)) / 60 > 0
 
 
 def test_training_questions_and_rows_too_long_are_left_out(

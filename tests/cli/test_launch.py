@@ -41,7 +41,7 @@ def test_train_resume_and_evaluate_through_the_launcher(tmp_path: Path) -> None:
     resumed = _run(*LAUNCHER, "train", "--config", recipe, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed at step 6" in resumed.stderr
-    assert resumed.stdout.count("next: tacit evaluate") == 1  # one rank speaks
+    assert resumed.stdout.count("next: tacit frontier") == 1  # one rank speaks
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 15))
 

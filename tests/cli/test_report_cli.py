@@ -83,10 +83,10 @@ def test_figures_are_written_as_png_files(full: Path) -> None:
 def test_the_page_tells_what_was_found(full: Path) -> None:
     text = " ".join(" ".join(page_of(full / "report.html").texts).split())
     assert "gpt2 from scratch (2 layers, width 64) was trained on rows/train.txt on the adaptive schedule" in text
-    assert "_run$1: stop at 2 removed ( 99.2 % ) – the fastest whose accuracy is within one point" in text
+    assert "_run$1: stop at 2 removed (99.2 %) – the fastest whose accuracy is within one point" in text
     assert "every 10 steps" in text  # the resolution of the reset telemetry
     assert "11x11 multiplication" in text and "73.9 %" in text
-    assert "Yes, as far as these rows tell." in text and "2 carries" in text and "1e-40" in text
+    assert "Yes, as far as these rows tell." in text and "2 carries" in text and "< 0.001" in text
     assert "✗ wrong" in text and "wrong: 5" in text
     assert "1 stages collapsed, 1 steps left out" in text
 

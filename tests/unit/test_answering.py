@@ -22,10 +22,12 @@ from pipeline.modeling import load_for_inference
 from pipeline.records import CoTRecord, write_records
 from pipeline.tasks import Multiplication
 from pipeline.word_tokenizer import build_word_tokenizer
+from tests.chat_style import INSTRUCT, build_chat_style
 from tests.gpt2_style import build_gpt2_style
 
 WORDS = FormatConfig("{question}", " = ", "{cot}", " #### ", "{answer}", " {eos}")
 PAPER = FormatConfig()
+CHAT = FormatConfig("{chat}", "", " {cot} ", "{eos}", " {answer} ", "{eos}")
 PRODUCTS = [Multiplication(2, 2).record_at(index) for index in range(0, 8100, 700)]
 TEXTS = [
     CoTRecord(question, ("<<1+2=3>>", "<<3*4=12>>"), "12")
@@ -84,6 +86,8 @@ CASES = {
     "paper": Case(build_gpt2_style, PAPER, PRODUCTS, {"num_removed": 3}),
     "paper, texts": Case(build_gpt2_style, PAPER, TEXTS, {}),
     "paper, all removed": Case(build_gpt2_style, PAPER, TEXTS, {"removes_all": True, "num_removed": 8}),
+    "chat": Case(build_chat_style, CHAT, TEXTS, {"num_removed": 2}),
+    "chat, other template": Case(lambda: build_chat_style(INSTRUCT), CHAT, TEXTS, {}),
     "second separator gone": Case(
         build_gpt2_style,
         FormatConfig(keep_second_separator=False),
@@ -160,10 +164,11 @@ def test_an_answer_is_checked_against_arithmetic(
     [
         ("", "is empty"),
         (" \t ", "is empty"),
-        ("how many 1 2", "'how', 'many' is not in the model's vocabulary"),
-        ("<unk>", "'<unk>' is not in the model's vocabulary"),
-        ("\ud800", "is not in the model's vocabulary"),
-        ("12 + 34", "'12', '34' is not in the model's vocabulary"),
+        ("how many 1 2", "not in the model's vocabulary: 'how', 'many';"),
+        ("how many apples were there on the old tree", "'how', 'many', 'apples', 'were', 'there' and more;"),
+        ("<unk>", "not in the model's vocabulary: '<unk>';"),
+        ("\ud800", "not in the model's vocabulary:"),
+        ("12 + 34", "not in the model's vocabulary: '12', '34';"),
         ("1 " * 30, "has 30 tokens, too many for the 20 positions"),
         ("0 * 7", "multiplies by 0"),
     ],

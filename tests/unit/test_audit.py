@@ -274,6 +274,13 @@ def test_a_wrong_row_that_rambles_is_no_hidden_cot() -> None:
     assert verdict(replace(CLEAN, leak=leak))[0].startswith("Yes")
 
 
+def test_what_was_written_may_be_why_a_model_is_better() -> None:
+    leak = replace(CLEAN.leak, num_cot_tokens=[3] * 100)
+    *_, no_cot, cut_off, _ = verdict(replace(CLEAN, leak=leak))
+    assert no_cot == "More accurate than No CoT (96.0 against 26.0 %, p < 0.001)."
+    assert "taught" in verdict(CLEAN)[3] and "taught" not in cut_off
+
+
 def test_losses_are_told() -> None:
     sentences = verdict(replace(CLEAN, comparisons=[replace(EXPLICIT, only_model=0, only_other=30)]))
     assert sentences[-1].startswith("Less accurate than explicit CoT") and "has cost accuracy" in sentences[-1]

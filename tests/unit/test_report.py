@@ -16,11 +16,11 @@ from pipeline.report import draw_frontier
 from pipeline.report.analysis import (
     boundaries,
     kept_evaluation,
-    latest_of_each,
     recommend_from_frontier,
     recommend_from_validation,
     spread,
     stage_ends,
+    standing_evaluations,
     thin,
 )
 from pipeline.report.figure_style import drawing, look, to_svg
@@ -87,11 +87,12 @@ def test_boundaries_are_the_first_steps_of_stages_also_of_one_that_goes_back() -
     assert boundaries([]) == []
 
 
-def test_of_a_run_that_went_back_the_latest_evaluation_of_each_number_counts() -> None:
-    rows = evaluations(
-        (10, 0, 0, 1.0, 3), (20, 1, 1, 0.2, 2), (30, 2, 0, 0.9, 3), (40, 3, 1, 0.8, 2), (50, 3, 1, 0.7, 2)
-    )
-    assert [(row["num_removed"], row["step"]) for row in latest_of_each(rows)] == [(0, 30), (1, 50)]
+def test_of_a_run_that_went_back_the_latest_evaluation_of_each_number_counts(tmp_path: Path) -> None:
+    rows = evaluations((10, 0, 0, 1, 3), (20, 1, 1, 0.2, 2), (30, 2, 0, 0.9, 3), (40, 3, 1, 0.8, 2), (50, 3, 1, 0.7, 2))
+    run = replace(read_run(write_run(tmp_path / "run")), evaluations=tuple(rows), model=None)
+    assert [(row["num_removed"], row["step"]) for row in standing_evaluations(run)] == [(0, 30), (1, 50)]
+    kept = replace(run, model={"num_removed": 1, "removes_all": True})
+    assert [(row["num_removed"], row["step"]) for row in standing_evaluations(kept)] == [(0, 30), (1, 40)]
     assert [row["step"] for row in stage_ends(rows)] == [10, 20, 30, 50]
 
 

@@ -23,7 +23,18 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAPER_RECIPES = [path for path in RECIPES if re.match("multiplication_|gsm8k_", path.name)]
 # Options of commands that have no recipe.
 OTHER_OPTIONS = {"config", "resume", "rehearse", "output", "print_config", "help", "model", "data"}
-OTHER_OPTIONS |= {"input", "output_dir", "digits", "num_train", "num_validation", "gpus", "lengths", "completion"}
+OTHER_OPTIONS |= {
+    "input",
+    "output_dir",
+    "digits",
+    "num_train",
+    "num_validation",
+    "gpus",
+    "lengths",
+    "completion",
+    "push",
+    "watch",
+}
 # Weights of the published models.
 NUM_WEIGHTS = {
     "gpt2": 124_439_808,

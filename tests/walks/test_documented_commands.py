@@ -37,7 +37,9 @@ TINY = "--model.name_or_path MODEL --engine.precision fp32 --schedule.max_steps 
 HUB_TOKENIZER = "--model.name_or_path MODEL --data.train my/train.jsonl --data.validation my/validation.jsonl"
 # What a command gets besides: a small model instead of one that is downloaded, few steps.
 APPENDED = {
-    r"recipes/your_data.yaml": TINY,
+    r"tacit (export|data split) ": "--overwrite",  # pages share the world
+    r"tacit train .*recipes/your_data.yaml": TINY,
+    r"tacit preview .*recipes/your_data.yaml": f"{HUB_TOKENIZER} --data.max_tokens 500",
     r"recipes/smollm2_gsm8k_cpu.yaml": f"{TINY} --data.train my/train.jsonl --data.validation my/validation.jsonl",
     r"tacit plan .*--gpus 8$": "--model.name_or_path recipes/architectures/mistral-7b --lengths 378000,61,80,9",
     r"tacit doctor .*mistral_7b": HUB_TOKENIZER,
