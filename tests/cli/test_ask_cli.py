@@ -142,13 +142,19 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for the end; returns the exit code."""
-        deadline = time.monotonic() + SECONDS
+        code = self.ended_within(SECONDS)
+        assert code is not None, f"does not end; shows {self.shown!r}"
+        return code
+
+    def ended_within(self, seconds: float) -> int | None:
+        """Wait for so long; returns the exit code, or None if it has not ended."""
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
             self._read(0.1)
-        raise AssertionError(f"does not end; shows {self.shown!r}")
+        return None
 
     def close(self) -> None:
         """End it whatever it does."""
@@ -206,6 +212,10 @@ def test_a_session(terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
 def test_a_session_ends_cleanly(terminal: Terminal, key: str) -> None:
-    terminal.type(key)
-    assert terminal.end() == 0
+    code = None
+    for _ in range(5):  # an interrupt just when the prompt comes, before a line is waited for, can be lost
+        terminal.type(key)
+        if (code := terminal.ended_within(SECONDS / 5)) is not None:
+            break
+    assert code == 0
     assert "Traceback" not in terminal.shown and "interrupted" not in terminal.shown
