@@ -1,6 +1,7 @@
 """The figures of a training: loss, accuracy, resets, speed. Each takes runs; without data there is no figure."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pipeline.scoring import wilson_interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 MOST_POINTS = 800  # of a curve: more than a screen can show
 MOST_BOUNDARIES = 60  # more lines than that are a grey wall
@@ -49,7 +51,7 @@ def loss_figure(runs: NamedRuns) -> "Figure | None":
     bottom.set_ylabel("removed")
     bottom.set_xlabel("optimizer step")
     _whole_numbers(bottom)
-    _legend(top, len(runs))
+    draw_legend(top)
     return figure
 
 
@@ -77,7 +79,7 @@ def accuracy_figure(runs: NamedRuns) -> "Figure | None":
         _draw_boundaries([axes], runs[0][1])
     _percent(axes, "validation accuracy (%)")
     axes.set_xlabel("optimizer step")
-    _legend(axes, len(runs))
+    draw_legend(axes)
     return figure
 
 
@@ -107,13 +109,13 @@ def removal_figure(runs: NamedRuns) -> "Figure | None":
                 color=TEXT,
                 markerfacecolor="none",
                 markersize=12,
-                label="model kept" if i == len(runs) - 1 else None,
+                label="model kept",
             )
     _percent(axes, "validation accuracy (%)")
     axes.set_xlabel("CoT units removed")
     axes.margins(x=0.04)
     _whole_numbers(axes, "x")
-    _legend(axes, len(runs), always=True)
+    draw_legend(axes)
     return figure
 
 
@@ -159,7 +161,7 @@ def reset_figure(runs: NamedRuns) -> "Figure | None":
     axes[-1].set_xlabel("optimizer step")
     for panel in (losses, recovery):
         panel.margins(y=0.15)
-        _legend(panel, len(runs), always=True)
+        draw_legend(panel)
     return figure
 
 
@@ -184,7 +186,7 @@ def speed_figure(runs: NamedRuns) -> "Figure | None":
         panel.set_ylim(bottom=0)
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes[-1].set_xlabel("optimizer step")
-    _legend(axes[0], len(runs))
+    draw_legend(axes[0])
     return figure
 
 
@@ -197,6 +199,25 @@ def interval(evaluation: Row) -> tuple[float, float]:
     """Return the 95 % interval of an evaluation's accuracy; the accuracy itself where its rows were not counted."""
     accuracy, count = evaluation["accuracy"], number(evaluation.get("num_examples"))
     return wilson_interval(round(accuracy * count), int(count)) if count else (accuracy, accuracy)
+
+
+def draw_legend(axes: "Axes") -> None:
+    """Name each kind of line once, above the panel, where no curve can lie under the names."""
+    named: dict[str, Line2D] = {}
+    for line in axes.get_lines():
+        label = str(line.get_label())
+        # Not by matplotlib's own list, which leaves out all names that begin with an underscore.
+        if not re.fullmatch(r"_child\d+", label):
+            named.setdefault(label, line)
+    columns = min(3, len(named), LEGEND_WIDTH // (LEGEND_KEY + max(map(len, named))))
+    axes.legend(
+        list(named.values()),
+        list(named),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=max(columns, 1),
+        handlelength=3.2,
+    )
 
 
 def _line(axes: "Axes", points: Sequence[tuple[float, float]], style: Look, label: str, marker: bool) -> None:
@@ -249,13 +270,3 @@ def _whole_numbers(axes: "Axes", axis: str = "y") -> None:
 
     chosen, most = (axes.xaxis, 12) if axis == "x" else (axes.yaxis, 5)
     chosen.set_major_locator(MaxNLocator(integer=True, nbins=most))
-
-
-def _legend(axes: "Axes", num_runs: int, always: bool = False) -> None:
-    """Name the runs above the panel, where no curve can lie under the names."""
-    handles, labels = axes.get_legend_handles_labels()
-    if num_runs < 2 and not always and len(handles) < 2:
-        return
-    fitting = max(LEGEND_WIDTH // (LEGEND_KEY + max(map(len, labels))), 1)
-    columns = min(3, len(handles), fitting)
-    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, handlelength=3.2)

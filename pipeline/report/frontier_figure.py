@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.report.analysis import recommend_from_frontier, recommend_from_validation, standing_evaluations
 from pipeline.report.figure_style import MUTED, TEXT, Look, drawing, look, panels, save_png
-from pipeline.report.figures import interval
+from pipeline.report.figures import draw_legend, interval
 from pipeline.report.paper import POINT_ACCURACY, POINT_LABEL, POINT_SPEEDUP
 from pipeline.report.run import Run, number
 
@@ -154,7 +154,7 @@ def _number(axes: "Axes", marks: Sequence[_Mark]) -> None:
 
 
 def _finish(axes: "Axes", label: str, marks: Sequence[Sequence[_Mark]], lowest: float = 1.0) -> None:
-    """Set the axes, number the points of a single run, and name everything once, above the panel.
+    """Set the axes, number the points of a single run, and name everything.
 
     Args:
         axes: Holds all points.
@@ -168,13 +168,4 @@ def _finish(axes: "Axes", label: str, marks: Sequence[Sequence[_Mark]], lowest: 
     axes.set_ylabel(label)
     if len(marks) == 1:
         _number(axes, marks[0])
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    axes.legend(
-        list(once.values()),
-        list(once),
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=min(3, len(once)),
-        handlelength=3.2,
-    )
+    draw_legend(axes)

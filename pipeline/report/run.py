@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def read_run(path: Path) -> Run:
 
 def number(value: Any) -> float | None:
     """Return a number of a row; None where there is none, as for a loss that was inf or NaN."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:

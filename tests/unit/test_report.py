@@ -24,7 +24,7 @@ from pipeline.report.analysis import (
     thin,
 )
 from pipeline.report.figure_style import drawing, look, to_svg
-from pipeline.report.figures import loss_figure
+from pipeline.report.figures import loss_figure, removal_figure
 from pipeline.report.frontier_figure import point_names
 from pipeline.report.marks import Piece, mark
 from pipeline.report.resets import reset_telemetry
@@ -273,6 +273,16 @@ def test_svg_holds_no_address_no_colour_of_its_own_and_only_its_own_ids(tmp_path
     assert len(ids) == len(set(ids)) and all(name.startswith("loss-") for name in ids)
     used = re.findall(r'(?:url\(|href=")#([^")]*)', svg)
     assert used and set(used) <= set(ids)
+
+
+def test_every_run_is_named_in_the_legend_whatever_its_name_and_shared_marks_once(tmp_path: Path) -> None:
+    runs = [(name, read_run(write_run(tmp_path / name, has_model=name != "_c"))) for name in ("_a", "_b", "_c")]
+    with drawing():
+        figure = removal_figure(runs)
+    assert figure is not None
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert sorted(text.get_text() for text in legend.get_texts()) == ["_a", "_b", "_c", "model kept"]
 
 
 def test_no_two_of_many_runs_look_alike() -> None:

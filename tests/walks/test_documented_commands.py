@@ -26,6 +26,7 @@ NOT_RUN = {
     r"sbatch ": "needs Slurm; tests/launch/test_slurm.py",
     r"launchers/one_24gb_card\.sh .*mistral_7b": "needs a GPU; tests/cli/test_launchers.py runs the script",
     r"tacit train .*(mistral_7b.yaml --data|multiplication_)": "needs a GPU",
+    r"tacit doctor .*mistral_7b": "needs Mistral's tokenizer; another page asks about the demo's recipe",
     r"tacit train .*mistral_7b.yaml --rehearse": "needs Mistral's tokenizer; tests/cli/test_rehearse_slow.py",
     r"tacit train .*--model.quantization nf4": "minutes on a CPU; tests/e2e and tests/distributed train with NF4",
     r"lm_eval ": "tests/e2e/test_using_models.py",
@@ -34,15 +35,14 @@ NOT_RUN = {
 PAGES_WITH_TESTS_OF_THEIR_OWN = ("your-data.md",)  # tests/walks/test_your_data.py
 SERVES = r"tacit web|--watch"  # ended as by Ctrl-C
 TINY = "--model.name_or_path MODEL --engine.precision fp32 --schedule.max_steps 2 --overwrite"
-HUB_TOKENIZER = "--model.name_or_path MODEL --data.train my/train.jsonl --data.validation my/validation.jsonl"
+OWN_ROWS = "--model.name_or_path MODEL --data.train my/train.jsonl --data.validation my/validation.jsonl"
 # What a command gets besides: a small model instead of one that is downloaded, few steps.
 APPENDED = {
     r"tacit (export|data split) ": "--overwrite",  # pages share the world
     r"tacit train .*recipes/your_data.yaml": TINY,
-    r"tacit preview .*recipes/your_data.yaml": f"{HUB_TOKENIZER} --data.max_tokens 500",
+    r"tacit preview .*recipes/your_data.yaml": f"{OWN_ROWS} --data.max_tokens 500",
     r"recipes/smollm2_gsm8k_cpu.yaml": f"{TINY} --data.train my/train.jsonl --data.validation my/validation.jsonl",
     r"tacit plan .*--gpus 8$": "--model.name_or_path recipes/architectures/mistral-7b --lengths 378000,61,80,9",
-    r"tacit doctor .*mistral_7b": HUB_TOKENIZER,
     r"--run.trackers": "--run.output_dir runs/tracked",
     r"tacit web .*demo$": "--port PORT",
 }
