@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config import load_config
 from pipeline.records import read_records
+from pipeline.scoring import extract_answer
 from tests.tiny import ROOT, shell_environment
 from tests.walks.commands import commands_of
 
@@ -76,6 +77,8 @@ def test_every_command_of_the_page_works_as_it_stands_there(tmp_path: Path) -> N
     assert (runs / "report.html").is_file() and (runs / "frontier.json").is_file()
     assert {path.name for path in (runs / "stages").iterdir()} == {f"removed_000{number}" for number in range(4)}
 
-    # A plain pipeline of Transformers writes what `tacit ask` shows.
-    answered = run([sys.executable, "-c", scripts()[1]], tmp_path).strip().splitlines()[-1]
-    assert answered and answered in printed["tacit ask"]
+    # A plain pipeline of Transformers writes what `tacit ask` does.
+    (ask,) = (shlex.split(command.text) for command in commands_of(PAGE) if command.text.startswith("tacit ask"))
+    asked = json.loads(run([*ask, "--json"], tmp_path))
+    assert extract_answer(run([sys.executable, "-c", scripts()[1]], tmp_path)) == asked["answer"]
+    assert asked["answer"] in printed["tacit ask"]
