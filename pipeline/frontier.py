@@ -6,6 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 ONE_POINT = 0.01  # of accuracy
+TITLES = {
+    "most_accurate": "most accurate",
+    "fastest_within_one_point": "fastest within one point",
+    "knee": "knee",
+}
+"""What people read of each operating point."""
 ROUNDING = 1e-9  # 0.98 is within one point of 0.99, whatever their difference is in binary
 
 

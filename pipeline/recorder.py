@@ -53,6 +53,7 @@ class Recorder:
         self._began = self._last_line = time.monotonic()
         self._first_step = num_steps_done
         self._mfu = ""
+        self._end_of_stage: int | None = None
         if not self._active:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,7 @@ class Recorder:
 
     def begin_stage(self, controller: StageController, stage: Stage) -> None:
         """Record the optimizer reset that a stage may begin with, as of the step that follows it."""
+        self._end_of_stage = controller.end_of_stage
         if controller.reset_step == controller.step:
             first, second = controller.moment_norms
             self.write("reset", controller.step + 1, stage, moment_norm=first, second_moment_norm=second)
@@ -161,7 +163,7 @@ class Recorder:
             # An adaptive run does not know its length; its bar counts removed units until it does.
             done, total = (step, num_steps) if num_steps else (stage.num_removed, self._num_removed_at_end)
             self._progress.update(self._task, description=f"run  {text}", completed=done, total=total)
-            end = controller.end_of_stage
+            end = self._end_of_stage
             self._progress.update(
                 self._stage_task,
                 description=f"stage {stage.index}  {removed}",

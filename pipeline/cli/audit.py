@@ -15,10 +15,10 @@ from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
     check_result_place,
-    is_first_rank,
     rows_of,
     start_ranks,
 )
+from pipeline.cli.local_ranks import is_first_rank
 from pipeline.manifest import write_text
 from pipeline.verdict import verdict
 

@@ -16,10 +16,10 @@ from pipeline.cli.arguments import parse_options
 from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
-    is_first_rank,
     rows_of,
     start_ranks,
 )
+from pipeline.cli.local_ranks import is_first_rank
 
 if TYPE_CHECKING:
     from pipeline.comparison import ModelReport

@@ -67,11 +67,6 @@ def start_ranks() -> None:
         init_distributed()
 
 
-def is_first_rank() -> bool:
-    """Return whether this process is the one that prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def check_result_place(folder: Path) -> None:
     """Refuse a folder that the result cannot be written to, before any work is done for it.
 

@@ -16,19 +16,14 @@ from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
     check_result_place,
-    is_first_rank,
     rows_of,
     start_ranks,
 )
-from pipeline.frontier import Frontier
+from pipeline.cli.local_ranks import is_first_rank
+from pipeline.frontier import TITLES, Frontier
 from pipeline.manifest import write_text
 
 FILE_NAME = "frontier.json"
-NAMES = {
-    "most_accurate": "most accurate",
-    "fastest_within_one_point": "fastest within one point",
-    "knee": "knee",
-}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,7 +103,7 @@ def _print(options: Namespace, frontier: Frontier) -> None:
         f"{', verified by the reference answers' if options.verify else ''}.",
         style="dim",
     )
-    for name, title in NAMES.items():
+    for name, title in TITLES.items():
         number = getattr(frontier.operating_points, name)
         if number is not None:
             console.print(f"{title}: {frontier.points[number].model}", soft_wrap=True)
@@ -131,6 +126,6 @@ def frontier_table(frontier: Frontier) -> Table:
             f"{point.latency_ms:.1f}",
             f"{point.speedup:.2f}x",
             f"{point.examples_per_second_batched:.0f}",
-            ", ".join(title for name, title in NAMES.items() if getattr(chosen, name) == number),
+            ", ".join(title for name, title in TITLES.items() if getattr(chosen, name) == number),
         )
     return table

@@ -1,4 +1,4 @@
-"""Starts ranks of this program as CPU processes of this machine."""
+"""Which rank this process is, and ranks of this program started as CPU processes of this machine."""
 
 import os
 import socket
@@ -8,6 +8,11 @@ import time
 from collections.abc import Sequence
 
 SECONDS_BETWEEN_LOOKS = 0.1
+
+
+def is_first_rank() -> bool:
+    """Return whether this process is the one that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run_local_ranks(num_ranks: int, argv: Sequence[str]) -> int:

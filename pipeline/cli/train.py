@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.local_ranks import run_local_ranks
+from pipeline.cli.local_ranks import is_first_rank, run_local_ranks
 from pipeline.config import parse_command_line
 from pipeline.errors import UserError
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError("--rehearse writes a folder of its own; leave --resume and --overwrite out.")
         if "WORLD_SIZE" not in os.environ:
             return run_local_ranks(REHEARSAL_RANKS, ["train", *argv])
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = is_first_rank()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     level = logging.WARNING if "quiet" in switches else logging.INFO
     logging.getLogger("pipeline").setLevel(level if is_first else logging.ERROR)
@@ -81,6 +81,8 @@ def _plain(result: Any) -> dict[str, Any]:
 
 
 def _say_trained(result: "TrainingResult") -> str:
+    from pipeline.stage_registry import kept_stages  # imports torch
+
     kept = (
         f"validation accuracy {result.best_accuracy:.3f} at step {result.best_step}"
         if result.best_step
@@ -89,8 +91,8 @@ def _say_trained(result: "TrainingResult") -> str:
     run_dir = result.model_dir.parent
     lines = [f"trained {result.num_steps} steps; kept {result.model_dir} ({kept})"]
     following = [f"tacit evaluate --model {result.model_dir} --data TEST_FILE"]
-    if num_stages := len(list(run_dir.glob("stages/removed_*"))):
-        lines.append(f"stages: {num_stages} models in {run_dir / 'stages'}")
+    if stages := kept_stages(run_dir):
+        lines.append(f"stages: {len(stages)} models in {run_dir / 'stages'}")
         following = [f"tacit frontier {run_dir} --data TEST_FILE"]
     lines.append(f"metrics and samples: {run_dir / 'metrics.jsonl'}, {run_dir / 'samples.jsonl'}")
     following += [f"tacit report {run_dir}", f"tacit ask {result.model_dir}"]

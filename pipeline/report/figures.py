@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.report.analysis import boundaries, kept_evaluation, standing_evaluations, thin
 from pipeline.report.figure_style import BOUNDARY, MUTED, TEXT, Look, look, panels
-from pipeline.report.resets import reset_telemetry
+from pipeline.report.resets import Reset
 from pipeline.report.run import Row, Run, number
 from pipeline.scoring import wilson_interval
 
@@ -119,18 +119,21 @@ def removal_figure(runs: NamedRuns) -> "Figure | None":
     return figure
 
 
-def reset_figure(runs: NamedRuns) -> "Figure | None":
-    """Draw for each reset the loss before and at once after it, the updates until it is back, and the moments' norm."""
-    results = [
-        (name, look(i), reset_telemetry(run.train, run.resets)) for i, (name, run) in enumerate(runs) if run.resets
-    ]
-    all_resets = [reset for _, _, resets in results for reset in resets]
+def reset_figure(runs: Sequence[tuple[str, Look, Sequence[Reset]]]) -> "Figure | None":
+    """Draw for each reset the loss before and at once after it, the updates until it is back, and the moments' norm.
+
+    Args:
+        runs: Name, look and resets of each run; those without any are not drawn.
+    """
+    all_resets = [reset for _, _, resets in runs for reset in resets]
     if not all_resets:
         return None
     has_norms = any(reset.moment_norm is not None for reset in all_resets)
     figure, axes = panels(5.4 if has_norms else 4.2, (3, 2, 2)[: 3 if has_norms else 2])
     losses, recovery = axes[:2]
-    for name, style, resets in results:
+    for name, style, resets in runs:
+        if not resets:
+            continue
         known = [(r.step, r.loss_before, r.loss_after) for r in resets]
         jumps = [(step, before, after) for step, before, after in known if before is not None and after is not None]
         steps, before, after = ([jump[i] for jump in jumps] for i in range(3))

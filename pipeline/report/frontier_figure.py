@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.frontier import TITLES
 from pipeline.report.analysis import recommend_from_frontier, recommend_from_validation, standing_evaluations
 from pipeline.report.figure_style import MUTED, TEXT, Look, drawing, look, panels, save_png
 from pipeline.report.figures import draw_legend, interval
@@ -15,14 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = {
-    "most_accurate": "most accurate",
-    "fastest_within_one_point": "fastest within one point",
-    "knee": "knee",
-}
 RECOMMENDED = "recommended stop"
 # Drawn around a point, so large that one fits into another.
-RINGS = {RECOMMENDED: ("o", 15), NAMES["most_accurate"]: ("s", 11), NAMES["knee"]: ("D", 11)}
+RINGS = {RECOMMENDED: ("o", 15), TITLES["most_accurate"]: ("s", 11), TITLES["knee"]: ("D", 11)}
 SPACE_OF_A_NUMBER = 0.035  # of the axis: numbers nearer than that would lie on each other
 
 
@@ -115,7 +111,7 @@ def validation_figure(runs: Sequence[tuple[str, Look, Run]]) -> "Figure | None":
 
 def point_names(frontier: dict[str, Any], k: int) -> tuple[str, ...]:
     """Return what point ``k`` is worth choosing for."""
-    return tuple(text for name, text in NAMES.items() if frontier["operating_points"].get(name) == k)
+    return tuple(text for name, text in TITLES.items() if frontier["operating_points"].get(name) == k)
 
 
 def _draw(axes: "Axes", style: Look, name: str, marks: Sequence[_Mark]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report import words
+from pipeline.report.comparison_tables import audit_tables, paper_table
 from pipeline.report.figure_style import drawing, look, to_svg
 from pipeline.report.figures import accuracy_figure, loss_figure, removal_figure, reset_figure, speed_figure
 from pipeline.report.frontier_figure import frontier_figure, validation_figure
@@ -14,16 +15,8 @@ from pipeline.report.resets import reset_telemetry
 from pipeline.report.run import NUM_QUESTIONS, Run
 from pipeline.report.samples import NUM_FIRST, sample_questions
 from pipeline.report.summary import Summary, percent
-from pipeline.report.tables import (
-    Table,
-    audit_tables,
-    event_tables,
-    frontier_table,
-    metrics_table,
-    paper_table,
-    reset_table,
-    summary_table,
-)
+from pipeline.report.table import Table
+from pipeline.report.tables import event_tables, frontier_table, metrics_table, reset_table, summary_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,12 +58,13 @@ class Drawing:
 def draw(summaries: Sequence[Summary]) -> list[Drawing]:
     """Draw every figure for which there is data."""
     runs = [(summary.name, summary.run) for summary in summaries]
-    measured = [(name, run) for name, run in runs if run.frontier is not None]
-    others = [(name, run) for name, run in runs if run.frontier is None]
+    measured = [summary for summary in summaries if summary.run.frontier is not None]
+    others = [summary for summary in summaries if summary.run.frontier is None]
+    other_runs = [(summary.name, summary.run) for summary in others]
     looks = {name: look(i) for i, (name, _) in enumerate(runs)}  # in every figure the same
     evaluated = metrics_table(runs, "evaluations", ACCURACY_FIELDS)
-    resets = [(name, reset_telemetry(run.train, run.resets)) for name, run in runs if run.resets]
-    frontiers = [(name, looks[name], run.frontier) for name, run in measured if run.frontier is not None]
+    resets = [(name, reset_telemetry(run.train, run.resets)) for name, run in runs]
+    frontiers = [(name, looks[name], run.frontier) for name, run in runs if run.frontier is not None]
     plans: list[tuple[str, Callable[[], Figure | None], str, Sequence[Table]]] = [
         ("loss", lambda: loss_figure(runs), words.loss_words(runs), [metrics_table(runs, "train", LOSS_FIELDS)]),
         ("accuracy", lambda: accuracy_figure(runs), words.accuracy_words(runs), [evaluated]),
@@ -83,17 +77,22 @@ def draw(summaries: Sequence[Summary]) -> list[Drawing]:
         ),
         (
             "validation_frontier",
-            lambda: validation_figure([(name, looks[name], run) for name, run in others]),
+            lambda: validation_figure([(name, looks[name], run) for name, run in other_runs]),
             words.frontier_words(others),
-            [metrics_table(others, "evaluations", ACCURACY_FIELDS)] if others else [],
+            [metrics_table(other_runs, "evaluations", ACCURACY_FIELDS)] if others else [],
         ),
         (
             "resets",
-            lambda: reset_figure(runs),
-            words.reset_words(runs),
-            [reset_table(name, results) for name, results in resets],
+            lambda: reset_figure([(name, looks[name], results) for name, results in resets]),
+            words.reset_words(resets),
+            [reset_table(name, results) for name, results in resets if results],
         ),
-        ("speed", lambda: speed_figure(runs), words.speed_words(runs), [metrics_table(runs, "train", SPEED_FIELDS)]),
+        (
+            "speed",
+            lambda: speed_figure(runs),
+            words.speed_words(summaries),
+            [metrics_table(runs, "train", SPEED_FIELDS)],
+        ),
     ]
     drawings = []
     for name, make, text, tables in plans:

@@ -1,29 +1,16 @@
-"""The tables of the page: headings and cells as text."""
+"""The tables of a training: its figures, stages, resets and events."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.analysis import spread
 from pipeline.report.frontier_figure import point_names
-from pipeline.report.paper import RESULTS
 from pipeline.report.resets import Reset
 from pipeline.report.run import Row, Run, number
 from pipeline.report.summary import Summary, percent
+from pipeline.report.table import UNKNOWN, Table, decimal, figure, interval
 
 MOST_ROWS = 200
-UNKNOWN = "–"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table whose first column names its rows."""
-
-    caption: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: frozenset[int] = frozenset()
-    """Columns of words; all others are figures, and set flush right. The first column is words always."""
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
@@ -42,8 +29,8 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         row("optimizer steps", (f"{s.run.last_step:,}" for s in summaries)),
         row("CoT units removed", (s.num_removed for s in summaries)),
         row("latest validation accuracy", (final and percent(final.accuracy) for final in finals)),
-        row("95 % interval", (final and _interval(final.confidence_interval) for final in finals)),
-        row("CoT tokens written", (final and _decimal(final.cot_tokens, 1) for final in finals)),
+        row("95 % interval", (final and interval(final.confidence_interval) for final in finals)),
+        row("CoT tokens written", (final and decimal(final.cot_tokens, 1) for final in finals)),
         row("model kept", (one and f"{percent(one.accuracy)}, step {one.step:,}" for one in kept)),
         row(
             "recommended stop",
@@ -52,7 +39,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         row("resets", (len(s.run.resets) for s in summaries)),
         row("collapsed stages", (len(s.run.collapses) for s in summaries)),
         row("steps skipped", (len(s.run.nonfinite) for s in summaries)),
-        row("tokens/s, median", (_decimal(s.tokens_per_second, 0) for s in summaries)),
+        row("tokens/s, median", (decimal(s.tokens_per_second, 0) for s in summaries)),
         row("MFU, median", (s.mfu if s.mfu is None else percent(s.mfu) for s in summaries)),
     ]
     return Table(
@@ -80,7 +67,7 @@ def metrics_table(runs: Sequence[tuple[str, Run]], kind: str, fields: dict[str, 
         for row in spread(rows, most):
             values = (number(row.get(field)) for field, _, _ in fields.values())
             shown = (
-                _decimal(None if value is None else factor * value, decimals)
+                decimal(None if value is None else factor * value, decimals)
                 for value, (_, factor, decimals) in zip(values, fields.values(), strict=True)
             )
             cells.append((name, f"{row['step']:,}", str(row["num_removed"]), *shown))
@@ -94,9 +81,9 @@ def frontier_table(name: str, frontier: dict[str, Any]) -> Table:
         (
             f"{point['num_removed']}{' (all)' if point.get('removes_all') else ''}",
             percent(point["accuracy"]),
-            _interval(point["confidence_interval"]),
-            _decimal(point["cot_tokens"], 1),
-            _decimal(point["latency_ms"], 1),
+            interval(point["confidence_interval"]),
+            decimal(point["cot_tokens"], 1),
+            decimal(point["latency_ms"], 1),
             f"{point['speedup']:.2f}x",
             ", ".join(point_names(frontier, k)),
         )
@@ -116,10 +103,10 @@ def reset_table(name: str, resets: Sequence[Reset]) -> Table:
         (
             f"{reset.step:,}",
             f"{UNKNOWN if reset.removed_before is None else reset.removed_before} to {reset.removed_after}",
-            _figure(reset.moment_norm),
-            _figure(reset.second_moment_norm),
-            UNKNOWN if reset.loss_before is None else f"{_figure(reset.loss_before)} (step {reset.loss_step:,})",
-            _figure(reset.loss_after),
+            figure(reset.moment_norm),
+            figure(reset.second_moment_norm),
+            UNKNOWN if reset.loss_before is None else f"{figure(reset.loss_before)} (step {reset.loss_step:,})",
+            figure(reset.loss_after),
             UNKNOWN if reset.bump is None else f"{reset.bump:+.3g}",
             f"not within {reset.num_steps_seen:,}" if reset.steps_to_recover is None else f"{reset.steps_to_recover:,}",
         )
@@ -161,7 +148,7 @@ def event_tables(name: str, run: Run) -> list[Table]:
         (
             f"{row['step']:,}",
             str(row["num_removed"]),
-            _decimal(number(row.get("seconds")), 1),
+            decimal(number(row.get("seconds")), 1),
             "on request" if row.get("requested") else "by the recipe",
         )
         for row in spread(run.checkpoints, MOST_ROWS)
@@ -183,135 +170,5 @@ def event_tables(name: str, run: Run) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def audit_tables(name: str, audit: dict[str, Any]) -> list[Table]:
-    """Return what ``audit.json`` holds as tables."""
-    leak = audit["leak"]
-    tables = [
-        Table(
-            f"{name}: {audit['model']} on {audit['num_examples']:,} unseen rows of {audit['data']}",
-            ("question", "found", "95 % interval"),
-            (
-                ("accuracy", percent(audit["accuracy"]), _interval(audit["confidence_interval"])),
-                (
-                    "rows with CoT tokens written",
-                    f"{leak['num_rows_with_cot']:,} ({percent(leak['share_with_cot'])})",
-                    _interval(leak["confidence_interval"]),
-                ),
-                ("CoT tokens written, mean", _decimal(leak["mean_cot_tokens"], 2), ""),
-                ("CoT tokens written, most", str(leak["max_cot_tokens"]), ""),
-            ),
-        )
-    ]
-    groups = [(kind.replace("_", " "), rows) for kind, rows in audit.get("difficulty", {}).items()]
-    groups.append(("unlike the training rows", audit.get("out_of_distribution", [])))
-    rows = [
-        (
-            f"{kind}: {row['value']}",
-            f"{row['num_examples']:,}",
-            f"{row['num_correct']:,}",
-            percent(row["accuracy"]),
-            _interval(row["confidence_interval"]),
-        )
-        for kind, found in groups
-        for row in found
-    ]
-    if rows:
-        headings = ("rows of", "rows", "right", "accuracy", "95 % interval")
-        tables.append(Table(f"{name}: accuracy by kind of row", headings, tuple(rows)))
-    if audit.get("comparisons"):
-        tables.append(
-            Table(
-                f"{name}: against other models on the same rows",
-                ("model", "accuracy", "95 % interval", "right here only", "right there only", "p (McNemar)"),
-                tuple(
-                    (
-                        f"{row['name'].replace('_', ' ')}: {row['model']}",
-                        percent(row["accuracy"]),
-                        _interval(row["confidence_interval"]),
-                        f"{row['only_model']:,}",
-                        f"{row['only_other']:,}",
-                        f"{row['p_value']:.2g}" if row["p_value"] >= 0.001 else "< 0.001",
-                    )
-                    for row in audit["comparisons"]
-                ),
-            )
-        )
-    return tables
-
-
-def paper_table(summaries: Sequence[Summary]) -> Table:
-    """Return the paper's results, and under them the runs of this page."""
-
-    def share(value: float | None) -> str:
-        return UNKNOWN if value is None else percent(value)
-
-    rows = [
-        (
-            f"paper: {result.task}",
-            result.model,
-            UNKNOWN if result.cot_tokens is None else str(result.cot_tokens),
-            share(result.no_cot),
-            share(result.internalized),
-            share(result.explicit_cot),
-            UNKNOWN if result.explicit_speed is None else f"{result.explicit_speed:.2f}",
-            result.note,
-        )
-        for result in RESULTS
-    ]
-    for summary in summaries:
-        kind = summary.run.setting("schedule.kind")
-        latest = summary.kept or summary.final
-        accuracy = share(latest.accuracy if latest else None)
-        ends = [row for row in summary.run.evaluations if row["num_removed"] == 0]
-        explicit = share(ends[-1]["accuracy"] if ends else None)
-        rows.append(
-            (
-                f"here: {summary.name}",
-                summary.model_text,
-                _decimal(number((summary.run.model or {}).get("longest_cot")), 0),
-                accuracy if kind == "no_cot" else UNKNOWN,
-                accuracy if kind not in ("no_cot", "explicit_cot") else UNKNOWN,
-                explicit if kind != "no_cot" else UNKNOWN,
-                _explicit_speed(summary.run),
-                "" if kind in ("no_cot", "explicit_cot") or latest is None else f"{latest.num_removed} removed",
-            )
-        )
-    return Table(
-        "The paper's accuracies, and the validation accuracies of the runs on this page",
-        (
-            "task or run",
-            "model",
-            "CoT tokens",
-            "No CoT",
-            "internalized",
-            "explicit CoT",
-            "speed of explicit CoT",
-            "note",
-        ),
-        tuple(rows),
-        frozenset({1, 7}),
-    )
-
-
-def _explicit_speed(run: Run) -> str:
-    """Return explicit CoT's speed where everything removed is 1, as far as ``tacit frontier`` has measured both."""
-    points = (run.frontier or {}).get("points", [])
-    if not points or points[0]["num_removed"] != 0 or not points[-1].get("removes_all"):
-        return UNKNOWN
-    return f"{points[0]['examples_per_second'] / points[-1]['examples_per_second']:.2f}"
-
-
 def _losses(row: Row, *fields: str) -> list[str]:
-    return [_figure(number(row.get(field))) for field in fields]
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
-
-
-def _figure(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.4g}"
-
-
-def _decimal(value: float | None, decimals: int) -> str:
-    return UNKNOWN if value is None else f"{value:,.{decimals}f}"
+    return [figure(number(row.get(field))) for field in fields]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pipeline.report.analysis import spread, standing_evaluations
 from pipeline.report.figures import curve
-from pipeline.report.resets import reset_telemetry
+from pipeline.report.resets import Reset
 from pipeline.report.run import Run
-from pipeline.report.summary import percent, summarize
+from pipeline.report.summary import Summary, percent
 
 NamedRuns = Sequence[tuple[str, Run]]
 
@@ -50,32 +50,32 @@ def removal_words(runs: NamedRuns) -> str:
     return _sentence("Validation accuracy against CoT units removed.", texts)
 
 
-def frontier_words(runs: NamedRuns) -> str:
+def frontier_words(summaries: Sequence[Summary]) -> str:
     """Describe the figure of the frontier, or the one that stands for it."""
     texts = []
-    for name, run in runs:
-        points = run.frontier["points"] if run.frontier else []
+    for summary in summaries:
+        frontier = summary.run.frontier
+        points = frontier["points"] if frontier else []
         ends = [
             f"{percent(point['accuracy'])} at {point['speedup']:.2f}x with {point['num_removed']} removed"
             for point in spread(points, 2)
         ]
-        recommended = summarize(name, run).recommended
+        recommended = summary.recommended
         if recommended:
             ends.append(f"recommended: {recommended.num_removed} removed, {percent(recommended.accuracy)}")
         if ends:
-            texts.append(f"{name}: {', '.join(ends)}")
+            texts.append(f"{summary.name}: {', '.join(ends)}")
     return _sentence("Accuracy against what an answer costs, a point for each number of units removed.", texts)
 
 
-def reset_words(runs: NamedRuns) -> str:
+def reset_words(runs: Sequence[tuple[str, Sequence[Reset]]]) -> str:
     """Describe the figure of the resets."""
     texts = []
-    for name, run in runs:
-        resets = reset_telemetry(run.train, run.resets)
-        bumps = [reset.bump for reset in resets if reset.bump is not None]
-        back = [reset.steps_to_recover for reset in resets if reset.steps_to_recover is not None]
+    for name, resets in runs:
         if not resets:
             continue
+        bumps = [reset.bump for reset in resets if reset.bump is not None]
+        back = [reset.steps_to_recover for reset in resets if reset.steps_to_recover is not None]
         parts = [f"{len(resets)} resets"]
         if bumps:
             parts.append(f"the loss changes at once by {min(bumps):+.3g} to {max(bumps):+.3g}")
@@ -86,16 +86,16 @@ def reset_words(runs: NamedRuns) -> str:
     return _sentence("Loss before and after each optimizer reset, and updates until it is back.", texts)
 
 
-def speed_words(runs: NamedRuns) -> str:
+def speed_words(summaries: Sequence[Summary]) -> str:
     """Describe the figure of speed and memory."""
     texts = []
-    for name, run in runs:
-        summary, memory = summarize(name, run), curve(run.train, "memory_mib", 1 / 1024)
+    for summary in summaries:
+        memory = curve(summary.run.train, "memory_mib", 1 / 1024)
         parts = [] if summary.tokens_per_second is None else [f"median {summary.tokens_per_second:,.0f} tokens/s"]
         parts += [] if summary.mfu is None else [f"median MFU {percent(summary.mfu)}"]
         parts += [f"at most {max(size for _, size in memory):.2f} GiB"] if memory else []
         if parts:
-            texts.append(f"{name}: {', '.join(parts)}")
+            texts.append(f"{summary.name}: {', '.join(parts)}")
     return _sentence("Training speed and memory over optimizer steps.", texts)
 
 
