@@ -8,18 +8,18 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec, load_spec
-from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, room_for, split_continuation
+from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, read_answer, room_for
 from pipeline.errors import UserError
 from pipeline.examples import make_layout
 from pipeline.layout import SequenceLayout, assemble_prompt
 from pipeline.modeling import load_for_inference
 from pipeline.records import CoTRecord
 from pipeline.row_text import SEPARATORS, resolve_format, tokenize_rows
-from pipeline.scoring import extract_answer
 from pipeline.stage_registry import model_folder
 from pipeline.tasks.plain_form import TaskName, read_arithmetic, read_number
 
 MOST_ANSWER_TOKENS = 256  # where no row says how long an answer may be
+RIGHT, WRONG = "✓ right", "✗ wrong"
 MOST_NAMED = 5  # unknown words in a message
 
 
@@ -50,6 +50,11 @@ class Answer:
     def correct(self) -> bool | None:
         """Whether the answer is right; None where that is not known."""
         return None if self.expected is None else self.number == self.expected
+
+    @property
+    def verdict(self) -> str:
+        """Right or wrong, by sign and word; empty where that is not known."""
+        return {None: "", True: RIGHT, False: f"{WRONG}: it is {self.expected}"}[self.correct]
 
     @property
     def shown(self) -> str:
@@ -102,8 +107,7 @@ class Answerer:
         begin = time.perf_counter()
         (ids,) = greedy_decode(self._model, [prompt], self._layout, self._most_tokens(), batch_size=1)
         milliseconds = 1000 * (time.perf_counter() - begin)
-        cot_ids, answer_ids = split_continuation(ids, self._layout)
-        answer = extract_answer(self._tokenizer.decode(answer_ids, skip_special_tokens=True))
+        cot_ids, answer = read_answer(ids, self._layout, self._tokenizer)
         return Answer(
             typed,
             asked,

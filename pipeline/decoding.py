@@ -8,9 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from pipeline.layout import Row, SequenceLayout
+from pipeline.scoring import extract_answer
 
 EXTRA_TOKENS = 8  # beyond the longest target, so that an answer too long is seen to be wrong
 
@@ -124,3 +131,11 @@ def split_continuation(ids: Sequence[int], layout: SequenceLayout) -> tuple[list
         if list(ids[begin : begin + len(separator)]) == separator:
             return list(ids[:begin]), list(ids[begin + len(separator) :])
     return [], list(ids)
+
+
+def read_answer(
+    ids: Sequence[int], layout: SequenceLayout, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], str]:
+    """Return the CoT in written tokens, and the answer as it is scored."""
+    cot_ids, answer_ids = split_continuation(ids, layout)
+    return cot_ids, extract_answer(tokenizer.decode(answer_ids, skip_special_tokens=True))

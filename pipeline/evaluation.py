@@ -9,13 +9,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
-from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, split_continuation
+from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, read_answer
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
 from pipeline.layout import assemble_prompt, assemble_row
 from pipeline.ranks import gather_lists, rank, world_size
 from pipeline.removal import CoTExample, remove_cot_tokens
-from pipeline.scoring import extract_answer, is_correct
+from pipeline.scoring import is_correct
 from pipeline.verification import verified_decode
 
 
@@ -144,8 +144,7 @@ def _take(examples: ExampleSet, spec: AnswerSpec, indices: Sequence[int]) -> Ite
 def _sample(
     row: int, question: str, answer: str, ids: list[int], examples: ExampleSet, tokenizer: PreTrainedTokenizerBase
 ) -> Sample:
-    cot_ids, answer_ids = split_continuation(ids, examples.layout)
-    prediction = extract_answer(tokenizer.decode(answer_ids, skip_special_tokens=True))
+    cot_ids, prediction = read_answer(ids, examples.layout, tokenizer)
     return Sample(
         row=row,
         question=question,

@@ -57,9 +57,7 @@ def _shown(answer: "Answer") -> Text:
 
 def _verdict(answer: "Answer") -> list[Text]:
     """Return one text, or none where it is not known whether the answer is right."""
-    if answer.correct is None:
-        return []
-    return [Text("✓ right", "green") if answer.correct else Text(f"✗ wrong: it is {answer.expected}", "red")]
+    return [Text(answer.verdict, "green" if answer.correct else "red")] if answer.verdict else []
 
 
 def _tokens(answer: "Answer") -> str:

@@ -119,10 +119,10 @@ def numbered_parquet_rows(
 def _parquet_rows(batch: Any) -> Iterator[TableRow]:
     """Yield the rows of an Arrow batch; only if one is broken, they are looked at one by one."""
     try:
-        yield from batch.to_pylist()
-    except Exception:
-        for place in range(len(batch)):
-            yield _parquet_row(batch.slice(place, 1))
+        rows = batch.to_pylist()
+    except Exception:  # in one of the rows; `_parquet_row` says what
+        rows = (_parquet_row(batch.slice(place, 1)) for place in range(len(batch)))
+    yield from rows
 
 
 def _parquet_row(row: Any) -> TableRow:

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 
-from pipeline.answering import Answer
+from pipeline.answering import RIGHT, WRONG, Answer
 
 STYLE = """
 .gradio-container {max-width: 46rem !important; margin: 0 auto !important}
@@ -31,7 +31,6 @@ STYLE = """
 .bars .bar {display: block; height: .6rem; margin-top: .3rem; border-radius: .2rem; background: #2563eb}
 .dark .bars .bar {background: #60a5fa}
 """
-RIGHT, WRONG = "✓ right", "✗ wrong"
 
 
 def safe(text: str) -> str:
@@ -46,8 +45,7 @@ def show_answer(answer: Answer, name: str) -> str:
         answer: Of one stage.
         name: The stage's.
     """
-    verdict = {None: "", True: RIGHT, False: f"{WRONG}: it is {answer.expected}"}[answer.correct]
-    rows = [("Answer", f'<span class="big">{_shown(answer)}</span>{_colour(answer, verdict)}')]
+    rows = [("Answer", f'<span class="big">{_shown(answer)}</span>{_colour(answer, answer.verdict)}')]
     if answer.asked != answer.question:
         rows.append(("Asked as", safe(answer.asked)))
     cot = safe(answer.cot) or "none"

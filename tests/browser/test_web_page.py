@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +17,10 @@ from pipeline.cli.main import main
 from pipeline.train import train
 from tests.tiny import ROOT, shell_environment, tiny_config
 
-CHROMIUM = shutil.which("chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
 SECONDS = 120
 QUESTION = "12 * 34"
 SCREENSHOTS = os.environ.get("TACIT_SCREENSHOTS")  # a folder, for who wants to look
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed")
 
@@ -52,15 +45,6 @@ def server(run_dir: Path) -> Iterator[str]:
             assert process.wait(SECONDS) == 0
         finally:
             process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 class Visit:
