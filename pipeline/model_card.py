@@ -73,8 +73,8 @@ def _accuracy(origin: Provenance) -> list[str]:
     parts = []
     if origin.accuracy is not None:
         parts.append(
-            f"Exact match on {origin.num_examples} validation rows (`{origin.validation}`, by which the model was "
-            f"chosen): {100 * origin.accuracy:.1f} %, with {origin.cot_tokens:.1f} CoT tokens written."
+            f"Exact match on {origin.num_examples} validation rows (`{origin.validation}`, by which a run chooses its "
+            f"model): {100 * origin.accuracy:.1f} %, with {origin.cot_tokens:.1f} CoT tokens written."
         )
     if origin.frontier is not None:
         rows = [

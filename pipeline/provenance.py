@@ -1,14 +1,14 @@
 """Where a saved model comes from: recipe, figures and base, as its run directory tells them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import ModelCard
 
 from pipeline.answer_spec import AnswerSpec
+from pipeline.report.analysis import kept_evaluation
+from pipeline.report.run import Row, Run, read_run
 from pipeline.stage_registry import run_of
 
 
@@ -23,7 +23,7 @@ class Provenance:
     license: str = ""
     """Of the base, where its own card lies at hand; a model card's metadata name for it."""
     accuracy: float | None = None
-    """Validation accuracy: the best of the run with as much removed."""
+    """Validation accuracy of this model; None where it was not evaluated."""
     num_examples: int = 0
     """Validation rows."""
     cot_tokens: float = 0.0
@@ -40,33 +40,36 @@ def provenance_of(folder: Path, spec: AnswerSpec) -> Provenance:
     Args:
         folder: The model's own folder.
         spec: How it is to be asked.
+
+    Raises:
+        UserError: If a file of the run is not what a command of ours wrote.
     """
     run_dir = run_of(folder)
-    if run_dir is None:
+    if run_dir is None or not (run_dir / "metrics.jsonl").is_file():
         return Provenance()
-    recipe = (run_dir / "recipe.yaml").read_text(encoding="utf-8")
-    settings = yaml.safe_load(recipe)
-    base = settings["model"]["name_or_path"]
-    evaluations = [row for row in _rows(run_dir / "metrics.jsonl") if row["num_removed"] == spec.num_removed]
-    best = max(evaluations, key=lambda row: (row["accuracy"], row["step"]), default=None)
-    path = run_dir / "frontier.json"
+    run = read_run(run_dir)
+    base = run.setting("model.name_or_path") or ""
+    evaluation = _evaluation_of(folder, spec, run) or {}
     return Provenance(
-        recipe,
-        base,
-        _license_of(base),
-        best["accuracy"] if best else None,
-        best["num_examples"] if best else 0,
-        best["cot_tokens"] if best else 0.0,
-        Path(settings["data"]["validation"]).name,
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None,
+        recipe=run.recipe_text,
+        base_model=base,
+        license=_license_of(base),
+        accuracy=evaluation.get("accuracy"),
+        num_examples=evaluation.get("num_examples", 0),
+        cot_tokens=evaluation.get("cot_tokens", 0.0),
+        validation=Path(run.setting("data.validation")).name,
+        frontier=run.frontier,
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.startswith('{"kind": "evaluation"') and line.endswith("}")]
+def _evaluation_of(folder: Path, spec: AnswerSpec, run: Run) -> Row | None:
+    """Return the evaluation of a run that was this model's; None where it was not evaluated."""
+    if folder.name == "model":
+        return kept_evaluation(run)
+    there = [row for row in run.evaluations if row["num_removed"] == spec.num_removed]
+    if folder.parent.name == "checkpoints":
+        there = [row for row in there if f"step_{row['step']:08d}" == folder.name]
+    return there[-1] if there else None  # a stage's model is kept when it ends
 
 
 def _license_of(base: str) -> str:
