@@ -30,7 +30,7 @@ from benchmarks.measure import Section
 from benchmarks.ranks import Ranks, serve
 
 NUM_CROSSINGS, NUM_STEPS = 5, 3
-ROWS = 16  # a step; half of the paper's, which has half as many steps a stage
+ROWS = 8  # a step; a quarter of the paper's, which has a quarter as many steps a stage
 MAX_SHARE = 0.01  # of a stage's time
 FEW_RESETS, MANY_RESETS = 20, 200
 STEPS_BETWEEN_RESETS = 2

@@ -44,7 +44,7 @@ LOCK = tuple(tuple((state + max(digit - 6, 0)) % 4 for digit in range(10)) for s
 STEPS_BETWEEN_LOOKS, MOST_STEPS, ENOUGH = 50, 500, 0.99
 # Model, task whose lengths its rows have, and CoT tokens removed: what two cores can repeat within a minute.
 LARGE = (("GPT-2 Small", "4x4", 47), ("Mistral 60M", "gsm8k", 13))
-LARGE_ROWS = 16
+LARGE_ROWS = 8
 
 
 @dataclass(frozen=True)
