@@ -48,9 +48,7 @@ class Work:
         return self.flops / flops_per_second + self.moved_bytes / bytes_per_second
 
 
-def run(
-    repeats: int = 5, models: Sequence[str] = tuple(SHAPES), tasks: Sequence[str] = TASKS
-) -> list[Section]:
+def run(repeats: int = 5, models: Sequence[str] = tuple(SHAPES), tasks: Sequence[str] = TASKS) -> list[Section]:
     """Measure models on tasks at three stages.
 
     Args:

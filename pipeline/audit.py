@@ -1,5 +1,6 @@
 """Audits a model without CoT: does it write none, which rows does it fail on, and do baselines explain its answers?"""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipeline.evaluation import Contestant, Evaluation
 from pipeline.examples import ExampleSet
 from pipeline.scoring import ScoreReport
 from pipeline.stage_registry import kept_stages, model_folder, run_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,10 @@ class AuditSettings:
         return load_contestant(folder, self.data, trust_remote_code=self.trust_remote_code)
 
     def ask(self, contestant: Contestant) -> Evaluation:
-        """Return the rows as a model answers them."""
-        return contestant.evaluate(self.batch_size, verify=self.verify)
+        """Return the rows as a model answers them; the log says how many were right."""
+        evaluation = contestant.evaluate(self.batch_size, verify=self.verify)
+        logger.info("%d of %d rows right", evaluation.num_correct, len(evaluation.samples))
+        return evaluation
 
 
 def audit(path: Path, settings: AuditSettings, no_cot: Path | None = None, explicit: Path | None = None) -> AuditReport:

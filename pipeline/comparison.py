@@ -1,5 +1,6 @@
 """Saved models on one file of unseen questions: accuracy, tokens written, speed, side by side."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from pipeline.frontier import Point
 from pipeline.modeling import load_for_inference
 from pipeline.ranks import from_rank_zero, rank
 from pipeline.scoring import wilson_interval
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,10 @@ def compare_models(
         )
         for folder in folders
     ]
-    results = [_evaluate(contestant, batch_size, verify) for contestant in contestants]
+    results = [
+        _evaluate(folder, contestant, batch_size, verify)
+        for folder, contestant in zip(folders, contestants, strict=True)
+    ]
     speeds = _speeds(contestants, num_timed)
     return [
         _report(folder, contestant.spec, result, speed)
@@ -154,14 +160,14 @@ def compare_in_pairs(
     def compare(folder: Path, *first: Contestant) -> tuple[ModelReport, float]:
         """Return what is found of a model, whose memory is free again then, and the speed of the first beside it."""
         contestant = load(folder)
-        result = _evaluate(contestant, batch_size, verify)
+        result = _evaluate(folder, contestant, batch_size, verify)
         *beside, speed = _speeds([*first, contestant], num_timed)
         return _report(folder, contestant.spec, result, speed), beside[0] if beside else speed
 
     if one_at_a_time or len(folders) == 1:
         return [compare(folder)[0] for folder in folders]
     first = load(folders[0])
-    result = _evaluate(first, batch_size, verify)
+    result = _evaluate(folders[0], first, batch_size, verify)
     pairs = [compare(folder, first) for folder in folders[1:]]
     speed = 1 / mean(1 / beside for _, beside in pairs)
     return [
@@ -182,11 +188,14 @@ def frontier_points(reports: Sequence[ModelReport]) -> tuple[Point, ...]:
     )
 
 
-def _evaluate(contestant: Contestant, batch_size: int, verify: bool) -> tuple[Evaluation, float]:
-    """Return the rows as answered, and how many of them a second."""
+def _evaluate(folder: Path, contestant: Contestant, batch_size: int, verify: bool) -> tuple[Evaluation, float]:
+    """Return the rows as answered, and how many of them a second; the log says so before other models follow."""
     begin = time.perf_counter()
     result = contestant.evaluate(batch_size, verify=verify)
-    return result, len(result.samples) / (time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    num_rows = len(result.samples)
+    logger.info("%s: %d of %d right, %.1f s", folder, result.num_correct, num_rows, seconds)
+    return result, num_rows / seconds
 
 
 def _speeds(contestants: Sequence[Contestant], num_timed: int) -> list[float]:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 def _audit(options: Namespace, path: Path) -> AuditReport:
     from pipeline.audit import AuditSettings, audit  # imports torch
 
-    start_ranks()
+    start_ranks(options.quiet)
     settings = AuditSettings(
         rows_of(options),
         options.out_of_distribution,

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 def _evaluate(options: Namespace) -> list["ModelReport"]:
     from pipeline.comparison import compare_models  # imports torch
 
-    start_ranks()
+    start_ranks(options.quiet)
     return compare_models(
         [Path(folder) for folder in options.model],
         rows_of(options),

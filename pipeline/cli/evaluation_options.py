@@ -1,11 +1,13 @@
 """What the commands that evaluate saved models share: options for rows and decoding, and the start of the ranks."""
 
+import logging
 import os
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pipeline.cli.column_options import add_column_options, columns_of
+from pipeline.cli.local_ranks import is_first_rank
 from pipeline.config import DataConfig
 from pipeline.errors import UserError
 from pipeline.records import SourceFormat
@@ -31,6 +33,7 @@ def add_evaluation_options(parser: ArgumentParser) -> None:
         "answers, sooner. Speed at batch size 1 never sees them.",
     )
     add("--trust_remote_code", action="store_true", help="Run Python code that comes with the models.")
+    add("--quiet", action="store_true", help="Do not tell of each model as it is evaluated.")
 
 
 def check_counts(options: Namespace) -> None:
@@ -56,12 +59,14 @@ def rows_of(options: Namespace) -> DataConfig:
     )
 
 
-def start_ranks() -> None:
-    """Join the other ranks, if a launcher has started any. Imports torch."""
+def start_ranks(quiet: bool) -> None:
+    """Join the other ranks, if a launcher has started any; the first tells what goes on, unless ``quiet``."""
     from transformers.utils.logging import disable_progress_bar
 
     from pipeline.engine import init_distributed
 
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("pipeline").setLevel(logging.INFO if is_first_rank() and not quiet else logging.WARNING)
     disable_progress_bar()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         init_distributed()

@@ -55,7 +55,7 @@ def _measure(options: Namespace, run_dir: Path) -> Frontier:
     from pipeline.stage_registry import models_of_run
 
     models = models_of_run(run_dir)
-    start_ranks()
+    start_ranks(options.quiet)
     reports = compare_in_pairs(
         models,
         rows_of(options),

@@ -58,6 +58,7 @@ def frontier(lock: Path) -> dict[str, Any]:
     options = ["--data", str(lock / "test.txt"), "--num_timed", "3", "--json"]
     done = _tacit(lock, "frontier", str(lock / "run"), *options)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("of 60 right") == 3, "each stage is told of as it is evaluated"
     return json.loads(done.stdout)
 
 
@@ -110,6 +111,15 @@ def test_the_frontier_on_two_ranks_and_one_model_at_a_time(lock: Path, frontier:
     (line,) = (line for line in done.stdout.splitlines() if line.startswith('{"data"'))
     points = json.loads(line)["points"]
     assert [point["accuracy"] for point in points] == [point["accuracy"] for point in frontier["points"]]
+
+
+def test_quiet_tells_of_no_model(
+    lock: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for options, num_told in ((["--quiet"], 0), ([], 1)):
+        caplog.clear()
+        _evaluate(capsys, lock / "test.txt", [str(lock / "run" / "model")], *options)
+        assert len([record for record in caplog.records if "of 60 right" in record.message]) == num_told
 
 
 def test_the_table_of_a_frontier(lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
