@@ -13,7 +13,8 @@ from transformers import AutoConfig
 from benchmarks.published import PUBLISHED, SOURCES
 from benchmarks.step_time import Cluster, Gpu, Rows, StepTime, adapter_step, balanced_rows, zero3_step
 from pipeline.config import LoraConfig, ModelConfig
-from pipeline.modeling.fake_model import ModelSize, build_fake_model
+from pipeline.model_size import ModelSize
+from pipeline.modeling.fake_model import build_fake_model
 
 MISTRAL = Path(__file__).parents[1] / "recipes" / "architectures" / "mistral-7b"
 

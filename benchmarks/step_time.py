@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 
 from pipeline.flops import training_flops
-from pipeline.modeling.fake_model import STORED_BYTES, ModelSize
+from pipeline.model_size import ModelSize
+from pipeline.modeling.fake_model import STORED_BYTES
 
 BF16_BYTES = 2
 # Per trained weight in AdamW's turn: the gradient is read, made fp32 and measured (10), read with masters and two

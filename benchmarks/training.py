@@ -22,8 +22,9 @@ from pipeline.batching import RemovalRule, StepBatch, StepDataset
 from pipeline.config import EngineConfig, LoraConfig, ModelConfig, OptimConfig
 from pipeline.engine import Engine, build_engine, init_distributed
 from pipeline.flops import training_flops
+from pipeline.model_size import ModelSize
 from pipeline.modeling.activation import fuse_gelu
-from pipeline.modeling.fake_model import ModelSize, build_fake_model
+from pipeline.modeling.fake_model import build_fake_model
 from pipeline.modeling.packed_attention import PACKED_SDPA
 from pipeline.plan.live_bytes import LiveBytes
 from pipeline.schedule import Stage

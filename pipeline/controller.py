@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.batching import StepBatch, StepDataset, build_dataloader, prepared_ahead, removal_rule, steps_per_epoch
+from pipeline.batching import StepBatch, StepDataset, build_dataloader, prepared_ahead, removal_rule
 from pipeline.config import Config
 from pipeline.engine import Engine, StepMetrics
 from pipeline.examples import ExampleSet
 from pipeline.learning_rate import learning_rate
+from pipeline.micro_batches import steps_per_epoch
 from pipeline.ranks import from_rank_zero, rank, world_size
 from pipeline.schedule import (
     AdaptiveState,

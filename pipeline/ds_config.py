@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.config import EngineConfig, OptimConfig
 from pipeline.errors import UserError
 
@@ -85,9 +83,17 @@ def check_suits_quantization(config: EngineConfig, quantization: str) -> None:
 
 
 def fill_ds_config(
-    ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int
+    ds_config: dict[str, Any], config: EngineConfig, optim: OptimConfig, hidden_size: int, *, has_gpu: bool
 ) -> dict[str, Any]:
-    """Add what the recipe says; fill "auto" as Transformers' Trainer would, which is not there to do it."""
+    """Add what the recipe says; fill "auto" as Transformers' Trainer would, which is not there to do it.
+
+    Args:
+        ds_config: As it was read.
+        config: Precision.
+        optim: Clipping.
+        hidden_size: Of the model.
+        has_gpu: Whether there is one; without, offloading cannot pin memory.
+    """
     zero = dict(ds_config.get("zero_optimization", {}))
     automatic = {
         "reduce_bucket_size": hidden_size * hidden_size,
@@ -95,7 +101,7 @@ def fill_ds_config(
         "stage3_param_persistence_threshold": 10 * hidden_size,
     }
     zero.update({key: automatic[key] for key, value in zero.items() if value == "auto" and key in automatic})
-    if not torch.cuda.is_available():
+    if not has_gpu:
         for offload in OFFLOADS:
             if offload in zero:
                 zero[offload] = {**zero[offload], "pin_memory": False}

@@ -1,6 +1,6 @@
 """How much arithmetic training takes. Pure."""
 
-from pipeline.modeling.fake_model import ModelSize
+from pipeline.model_size import ModelSize
 
 
 def training_flops(

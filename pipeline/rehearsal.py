@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.batching import steps_per_epoch
 from pipeline.config import Config
 from pipeline.engine import init_distributed
 from pipeline.errors import UserError
 from pipeline.export import export_model
+from pipeline.micro_batches import steps_per_epoch
 from pipeline.modeling import build_model_config, build_tokenizer, check_size
 from pipeline.modeling.positions import lacks_positions
 from pipeline.preparation import check_files, check_keep_stages, load_data, positions_needed

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from pipeline.batching import StepBatch
 from pipeline.flops import training_flops
-from pipeline.modeling.fake_model import ModelSize
+from pipeline.model_size import ModelSize
 from pipeline.ranks import gather_lists
 
 # Dense bf16 TFLOP/s of tensor cores, by the makers' data sheets; the first name found in the device's counts.

@@ -1,8 +1,19 @@
 """Set before anything imports torch or DeepSpeed."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a home of the test's own: what is kept in ``~/.cache`` is not there before, and goes with the test."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    return home

@@ -102,12 +102,14 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan(config: Config, options: argparse.Namespace) -> "Plan":
-    from pipeline.plan.plan import make_plan  # imports torch: not before the recipe is known to be right
-    from pipeline.plan.sources import planner_from_data, planner_from_lengths
+    from pipeline.plan.plan import make_plan  # numpy and all: not before the recipe is known to be right
 
-    planner = (
-        planner_from_lengths(config, options.lengths)
-        if options.lengths is not None
-        else planner_from_data(config, options.rows)
-    )
+    if options.lengths is not None:
+        from pipeline.plan.from_lengths import planner_from_lengths
+
+        planner = planner_from_lengths(config, options.lengths)
+    else:
+        from pipeline.plan.from_data import planner_from_data  # torch and a tokenizer
+
+        planner = planner_from_data(config, options.rows)
     return make_plan(config, planner, options.gpus, options.tflops, options.mfu)

@@ -47,7 +47,7 @@ class DataConfig:
     max_tokens: int | None = None
     """Longest full row in tokens; longer rows are dropped and counted. The paper uses 150 on GSM8K."""
     cache_dir: str = "~/.cache/tacit"
-    """Folder of the tokenised Arrow cache."""
+    """Folder of the tokenised Arrow cache, and of what `tacit plan` measured."""
 
 
 @dataclass(frozen=True)

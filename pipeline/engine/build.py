@@ -40,7 +40,7 @@ def build_engine(
     Raises:
         UserError: If the DeepSpeed JSON is at fault.
     """
-    ds_config = fill_ds_config(load_ds_config(config), config, optim, hidden_size)
+    ds_config = fill_ds_config(load_ds_config(config), config, optim, hidden_size, has_gpu=torch.cuda.is_available())
     # Transformers looks this up while a model loads, through a weak reference: it must live until then.
     zero_config = HfDeepSpeedConfig(ds_config) if partitions_on_load else None
     model = make_model()

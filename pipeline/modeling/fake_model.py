@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
+from pipeline.model_size import ModelSize
 from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.attention import padding_free
 from pipeline.modeling.lora import add_adapters
@@ -20,33 +21,6 @@ from pipeline.modeling.lora import add_adapters
 STORED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 NO_DROPOUT = ("attn_pdrop", "attention_dropout")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """What memory and arithmetic depend on."""
-
-    num_weights: int
-    num_trained: int
-    weight_bytes: int
-    """Of all weights as they are stored, whole."""
-    parameter_sizes: tuple[int, ...]
-    """Weights in each parameter tensor."""
-    largest_trained: int
-    """Weights in the largest trained parameter."""
-    largest_dequantized: int
-    """Weights in the largest matrix that is stored in fewer bits and unpacked to be used; 0 without quantisation."""
-    matrix_trained: int
-    """Trained weights that every token is multiplied with: no embeddings, no output head."""
-    matrix_frozen: int
-    head_weights: int
-    """Vocabulary times hidden size."""
-    head_trained: bool
-    num_layers: int
-    attention_width: int
-    """Attention heads times their width."""
-    hidden_size: int
-    vocabulary_size: int
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """How long rows are, and what is left of them at a stage. Pure."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.examples import ExampleSet
 from pipeline.removal import Side, Unit
+
+if TYPE_CHECKING:
+    from pipeline.examples import ExampleSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class RowLengths:
         return cot_left + separator + self.answer
 
 
-def lengths_of(examples: ExampleSet) -> RowLengths:
+def lengths_of(examples: "ExampleSet") -> RowLengths:
     """Return the lengths of tokenised rows."""
     layout = examples.layout
     num_steps = examples.lengths("cot_step_lengths")

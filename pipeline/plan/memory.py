@@ -7,8 +7,8 @@ unfused_optimizer.py for ZeRO-0, stage_1_and_2.py, stage3.py and partitioned_par
 import math
 from dataclasses import dataclass, fields
 
-from pipeline.modeling.fake_model import ModelSize
-from pipeline.plan.trace import MicroBatchTrace, Peak
+from pipeline.model_size import ModelSize
+from pipeline.plan.peaks import MicroBatchTrace, Peak
 from pipeline.plan.zero import DEFAULT_BUCKET, ZeroSettings
 
 FP32_BYTES = 4

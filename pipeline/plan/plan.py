@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.batching import steps_per_epoch
 from pipeline.config import Config
 from pipeline.flops import training_flops
+from pipeline.micro_batches import steps_per_epoch
 from pipeline.plan.advice import CARDS, CardAdvice, advise, needs
 from pipeline.plan.memory import Memory
 from pipeline.plan.planner import LargestMicroBatch, Planner

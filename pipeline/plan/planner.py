@@ -1,23 +1,21 @@
-"""What the memory of a recipe's steps comes to; the traces that settings share are made once."""
+"""What the memory of a recipe's steps comes to; the traces that settings share are asked for once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from transformers import PretrainedConfig
-
-from pipeline.batching import plan_micro_batches, steps_per_epoch
 from pipeline.config import Config
 from pipeline.ds_config import check_suits_quantization
 from pipeline.errors import UserError
-from pipeline.modeling.fake_model import FakeModel, ModelSize, build_fake_model, with_layers, with_positions
+from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
+from pipeline.model_size import ModelSize
 from pipeline.plan.lengths import RowLengths
+from pipeline.plan.measurements import Measurements, model_key, shapes_key
 from pipeline.plan.memory import Memory, Placement, host_bytes, memory_by_phase
+from pipeline.plan.peaks import DecodingTrace, MicroBatchTrace, between
 from pipeline.plan.stages import StagePlan, plan_stages
-from pipeline.plan.trace import DecodingTrace, MicroBatchTrace, between, trace_decoding, trace_micro_batch
 from pipeline.plan.zero import zero_settings
 
 EXTRA_TOKENS = 8  # that decoding may write beyond the longest target
-FEW_LAYERS = (2, 3)  # that are traced; of more that are like them, the bytes grow in proportion
+ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +46,10 @@ class Planner:
         rows: The training rows.
     """
 
-    def __init__(self, model_config: PretrainedConfig, rows: Rows) -> None:
+    def __init__(self, measurements: Measurements, rows: Rows) -> None:
         self.rows = rows
-        self._model_config = model_config
-        self._models: dict[str, FakeModel] = {}
+        self._measurements = measurements
+        self._sizes: dict[str, ModelSize] = {}
         self._traces: dict[str, dict[int, MicroBatchTrace]] = {}
         self._decoding: dict[str, DecodingTrace] = {}
 
@@ -62,8 +60,16 @@ class Planner:
         return plan_stages(config.schedule, config.removal, self.rows.lengths, per_epoch, resets)
 
     def size(self, config: Config) -> ModelSize:
-        """Return the size of a recipe's model."""
-        return self._model(config).size
+        """Return the size of a recipe's model.
+
+        Raises:
+            UserError: If it has too few positions for the rows, or cannot be built.
+        """
+        key = model_key(config)
+        if key not in self._sizes:
+            self._check_positions(config)
+            self._sizes[key] = self._measurements.size(config)
+        return self._sizes[key]
 
     def largest_micro_batch(self, config: Config, num_gpus: int) -> LargestMicroBatch:
         """Return the micro-batch that takes most memory: all of its rows as long as the longest of any stage.
@@ -108,7 +114,7 @@ class Planner:
         return Placement(
             zero_settings(config.engine, config.optim, self.size(config).hidden_size),
             num_gpus,
-            element_bytes=_dtype(config).itemsize,
+            element_bytes=ELEMENT_BYTES[config.engine.precision],
             optimizer=config.optim.optimizer,
             num_micro_batches=self.largest_micro_batch(config, num_gpus).per_step,
             gradient_checkpointing=config.model.gradient_checkpointing,
@@ -120,84 +126,38 @@ class Planner:
         written = max(stage.max_labels for stage in self.stages(config)) + EXTRA_TOKENS
         batch = config.evaluation
         num_rows = batch.batch_size if batch.num_examples is None else min(batch.batch_size, batch.num_examples)
-        key = _shapes_key(config)
+        key = shapes_key(config)
         if key not in self._decoding:
-            models, share = self._models_to_trace(config)
-            traces = [trace_decoding(model, 1, prompt) for model in models]
-            first, last = traces[0], traces[-1]
-            self._decoding[key] = DecodingTrace(
-                round(first.peak + share * (last.peak - first.peak)),
-                round(first.cache + share * (last.cache - first.cache)),
-            )
+            self._decoding[key] = self._measurements.decoding(config, prompt)
         one = self._decoding[key]
         return num_rows * (one.peak + one.cache * written // prompt)
 
     def _trace(self, config: Config, num_gpus: int, like: int | None) -> MicroBatchTrace:
         largest = self.largest_micro_batch(config, num_gpus)
-        traces = self._traces.setdefault(_shapes_key(config), {})
+        traces = self._traces.setdefault(shapes_key(config), {})
         wanted = largest.num_rows
         for num_rows in {wanted} if like is None or wanted in traces else {1, like}:
             if num_rows not in traces:
-                traces[num_rows] = self._trace_layers(config, num_rows, largest)
+                traces[num_rows] = self._measurements.micro_batch(
+                    config, num_rows, largest.row_length, largest.num_labels
+                )
         if wanted in traces:
             return traces[wanted]
         assert like is not None
         return between(traces[1], traces[like], (wanted - 1) / max(like - 1, 1))
 
-    def _trace_layers(self, config: Config, num_rows: int, largest: LargestMicroBatch) -> MicroBatchTrace:
-        models, share = self._models_to_trace(config)
-        traces = [trace_micro_batch(model, num_rows, largest.row_length, largest.num_labels) for model in models]
-        return between(traces[0], traces[-1], share)
-
-    def _models_to_trace(self, config: Config) -> tuple[list[FakeModel], float]:
-        """Return two models of a few layers, and the place of the recipe's own on the line through them, 0 the first.
-
-        Where its layers are few, or not all alike, it is the only one.
-        """
-        whole = self._model(config)
-        num_layers, (fewer, more) = whole.size.num_layers, FEW_LAYERS
-        if num_layers <= more:
-            return [whole], 0.0
-        models, share = [self._model(config, number) for number in FEW_LAYERS], (num_layers - fewer) / (more - fewer)
-        weights = [model.size.num_weights for model in models]
-        if whole.size.num_weights != weights[0] + share * (weights[1] - weights[0]):
-            return [whole], 0.0
-        return models, share
-
-    def _model(self, config: Config, num_layers: int | None = None) -> FakeModel:
-        """Return a recipe's model, or one with so many of its layers."""
-        key = repr((config.model, config.lora, config.engine.precision, num_layers))
-        if key not in self._models:
-            model_config = self._with_positions(config)
-            if num_layers is not None:
-                model_config = with_layers(model_config, num_layers)
-            self._models[key] = build_fake_model(model_config, config.model, config.lora, _dtype(config))
-        return self._models[key]
-
-    def _with_positions(self, config: Config) -> PretrainedConfig:
-        """Return the architecture with the positions that the recipe asks for.
+    def _check_positions(self, config: Config) -> None:
+        """Refuse rows that take more positions than the architecture, or the recipe, has.
 
         Raises:
-            UserError: If these are too few for the rows.
+            UserError: Saying how many.
         """
-        model_config, wants = self._model_config, config.model.num_positions
-        if wants is not None and wants > model_config.max_position_embeddings:
-            model_config = with_positions(model_config, wants)
+        has = max(self._measurements.num_positions, config.model.num_positions or 0)
         lengths = self.rows.lengths
         cot = lengths.cot * 0 + lengths.longest_cot("token") if config.removal.keep_positions else lengths.cot
-        needed, has = int((lengths.prompt + lengths.labels(cot)).max()), model_config.max_position_embeddings
+        needed = int((lengths.prompt + lengths.labels(cot)).max())
         if needed > has:
             raise UserError(
                 f"data: the longest row takes {needed} positions, the model has {has}; drop long rows with "
                 "data.max_tokens, raise model.num_positions, or take a model with more positions."
             )
-        return model_config
-
-
-def _dtype(config: Config) -> torch.dtype:
-    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-
-
-def _shapes_key(config: Config) -> str:
-    """Return what the tensors of a pass depend on, apart from rows: how the base is stored does not matter."""
-    return repr((replace(config.model, quantization="none"), config.lora, config.engine.precision))

@@ -43,7 +43,7 @@ def zero_settings(engine: EngineConfig, optim: OptimConfig, hidden_size: int) ->
     Raises:
         UserError: If it cannot be read, or sets what the recipe sets.
     """
-    zero = fill_ds_config(load_ds_config(engine), engine, optim, hidden_size)["zero_optimization"]
+    zero = fill_ds_config(load_ds_config(engine), engine, optim, hidden_size, has_gpu=True)["zero_optimization"]
     stage = zero.get("stage", 0)
 
     def offloads(what: str) -> bool:

@@ -17,11 +17,11 @@ from pipeline.batching import (
     build_rows,
     epoch_order,
     removal_rule,
-    steps_per_epoch,
 )
 from pipeline.config import Config, ModelConfig
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
+from pipeline.micro_batches import steps_per_epoch
 from pipeline.modeling import build_tokenizer
 from pipeline.preparation import load_data, positions_needed
 from pipeline.preview.rows import ShownRow, cot_left, show_row, token_text

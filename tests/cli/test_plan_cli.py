@@ -1,6 +1,7 @@
 """`tacit plan` through the shell."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import ROOT, write_recipe
+
+pytestmark = pytest.mark.usefixtures("own_home")
 
 GPT2 = "recipes/architectures/gpt2"
 
@@ -47,6 +50,40 @@ def test_plan_without_recipe_data_or_tokenizer() -> None:
     told = json.loads(finished.stdout)
     assert (told["num_rows"], told["num_weights"], told["num_gpus"], told["mfu"]) == (808_000, 124_439_808, 4, 0.5)
     assert len(told["stages"]) == 47
+
+
+@pytest.mark.parametrize("on_hub", [False, True], ids=["folder", "Hub"])
+def test_a_plan_that_was_made_before_waits_for_no_library(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, on_hub: bool
+) -> None:
+    """Importing these takes longer than all that is left to do."""
+    if on_hub:  # which is not asked, but for what was loaded from it before
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("HF_HUB_CACHE", str(own_home / "hub"))
+        model = own_home / "hub" / "models--some--gpt2"
+        snapshot = model / "snapshots" / "5e1f"
+        snapshot.mkdir(parents=True)
+        shutil.copy(ROOT / GPT2 / "config.json", snapshot)
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text(snapshot.name)
+    name = "some/gpt2" if on_hub else GPT2
+    arguments = ["plan", "--model.name_or_path", name, "--lengths", "808000,12,46,10"]
+    code = f"""
+import sys
+from pipeline.cli.main import main
+assert main({arguments!r}) == 0
+heavy = ("torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "tokenizers", "pyarrow")
+print("loaded:", [name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+    cold, warm = (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        for _ in range(2)
+    )
+    assert cold.returncode == warm.returncode == 0, cold.stderr + warm.stderr
+    assert "torch" in cold.stderr.splitlines()[-1]  # so there was something to do without
+    assert warm.stderr.splitlines() == ["loaded: []"]
+    assert warm.stdout == cold.stdout
+    assert list((own_home / ".cache" / "tacit" / "plans").glob("*.json"))
 
 
 def test_a_missing_file_offers_lengths(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.integrations import HfDeepSpeedConfig
 
 import pipeline.engine.engine as engine_module
-from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate, plan_micro_batches
+from pipeline.batching import IGNORE_INDEX, MicroBatch, StepBatch, collate
 from pipeline.config import Config, EngineConfig, OptimConfig
 from pipeline.controller import StageController
 from pipeline.ds_config import fill_ds_config, load_ds_config
@@ -23,6 +23,7 @@ from pipeline.engine import Engine, StepMetrics, build_engine
 from pipeline.errors import Interrupted, RunError
 from pipeline.layout import Row, SequenceLayout
 from pipeline.loss import token_loss_sum
+from pipeline.micro_batches import plan_micro_batches
 from pipeline.modeling import build_model, build_tokenizer
 from pipeline.preparation import load_data, prepare_engine
 from pipeline.ranks import barrier, rank, world_size
@@ -187,7 +188,7 @@ def _gathered(engine: Engine) -> dict[str, torch.Tensor]:
 def weights_held_after_loading(config: Config) -> dict[str, int]:
     """Return the number of weights of the model, and of those that this rank holds right after loading."""
     tokenizer = build_tokenizer(config.model)
-    engine_config = fill_ds_config(load_ds_config(config.engine), config.engine, config.optim, 16)
+    engine_config = fill_ds_config(load_ds_config(config.engine), config.engine, config.optim, 16, has_gpu=False)
     keep_alive = HfDeepSpeedConfig(engine_config)
     model = build_model(config.model, config.lora, tokenizer, 40, 1, torch.float32, 0)
     del keep_alive

@@ -21,11 +21,10 @@ from pipeline.batching import (
     collate,
     epoch_offsets,
     epoch_order,
-    plan_micro_batches,
-    steps_per_epoch,
 )
 from pipeline.examples import FEATURES, ExampleSet
 from pipeline.layout import SequenceLayout, assemble_row
+from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
 from pipeline.removal import CoTExample
 from pipeline.schedule import Stage
 

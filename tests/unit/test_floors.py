@@ -14,18 +14,18 @@ PACKAGE = Path(__file__).parents[2] / "pipeline"
 # From the ground up. Modules on one floor may not import each other; a package counts as one module.
 FLOORS = (
     ("errors",),
-    ("config", "records", "word_tokenizer", "words", "hub"),
+    ("config", "records", "word_tokenizer", "words", "hub", "model_size", "micro_batches"),
     ("scoring", "tasks", "schedule", "learning_rate", "collapse", "manifest", "frontier"),
-    ("removal", "difficulty", "report"),
+    ("removal", "difficulty", "report", "ds_config", "flops"),
     ("layout", "answer_spec", "audit_report"),
     ("stage_registry", "verdict", "chat_template"),
     ("provenance", "row_text"),
     ("model_card", "word_rows"),
     ("token_table",),
     ("examples",),
-    ("batching", "modeling", "ds_config", "ranks"),
+    ("batching", "modeling", "ranks"),
     ("packing", "requests", "watchdog", "trackers"),
-    ("loss", "flops"),
+    ("loss",),
     ("engine", "throughput"),
     ("decoding", "model_folder"),
     ("verification", "checkpoint"),
@@ -43,6 +43,7 @@ FLOORS = (
 # What is pure must stay quick to import and to test.
 WITHOUT_TORCH = {"errors", "config", "records", "scoring", "tasks", "schedule", "learning_rate", "collapse"}
 WITHOUT_TORCH |= {"frontier", "report", "difficulty", "audit_report", "verdict"}
+WITHOUT_TORCH |= {"model_size", "micro_batches", "ds_config", "flops"}
 ONLY_IMPORTER_OF_DEEPSPEED = "engine"
 
 

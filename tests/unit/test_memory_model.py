@@ -19,7 +19,8 @@ from pipeline.modeling.lora import add_adapters
 from pipeline.modeling.packed_attention import PACKED_SDPA
 from pipeline.plan.live_bytes import LiveBytes
 from pipeline.plan.memory import Memory, Placement, host_bytes, memory_by_phase
-from pipeline.plan.trace import MicroBatchTrace, Peak, between, trace_decoding, trace_micro_batch
+from pipeline.plan.peaks import MicroBatchTrace, Peak, between
+from pipeline.plan.trace import trace_decoding, trace_micro_batch
 from pipeline.plan.zero import ZeroSettings
 from pipeline.removal import CoTExample
 

@@ -10,12 +10,18 @@ from transformers import AutoConfig
 from pipeline.config import AdaptiveConfig, Config, RemovalConfig, ScheduleConfig
 from pipeline.errors import UserError
 from pipeline.plan.advice import GIB, advise, needs
+from pipeline.plan.architecture import architecture_of
+from pipeline.plan.from_data import planner_from_data
+from pipeline.plan.from_lengths import planner_from_lengths
 from pipeline.plan.lengths import RowLengths, parse_lengths
+from pipeline.plan.measurements import Measurements
 from pipeline.plan.plan import make_plan
 from pipeline.plan.planner import Planner, Rows
-from pipeline.plan.sources import planner_from_data, planner_from_lengths
 from pipeline.plan.stages import plan_stages, steps_of_course
+from pipeline.plan.store import Store
 from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.usefixtures("own_home")
 
 # Two rows: CoT of 3 and 5 tokens, in steps of 1 + 2 and 2 + 2 + 1; two tokens of separator before the answer.
 ROWS = RowLengths(
@@ -226,7 +232,7 @@ def test_a_plan_of_lengths_needs_a_vocabulary() -> None:
 def test_quantised_bases_and_zero3_are_refused() -> None:
     config = Config()
     rows = Rows(parse_lengths("100,10,10,5")[1], 100)
-    planned = Planner(AutoConfig.for_model("gpt2"), rows)
+    planned = Planner(Measurements(architecture_of(AutoConfig.for_model("gpt2")), Store(None)), rows)
     config = replace(
         config,
         model=replace(config.model, name_or_path="gpt2", quantization="nf4"),

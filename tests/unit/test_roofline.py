@@ -19,7 +19,7 @@ from benchmarks.step_time import (
     num_matrices,
     zero3_step,
 )
-from pipeline.modeling.fake_model import ModelSize
+from pipeline.model_size import ModelSize
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 # 1,000 operations a second, of which half are reached; 400 bytes a second.

@@ -18,6 +18,8 @@ from pipeline.ds_config import load_ds_config
 from pipeline.schedule import fixed_schedule
 from tests.tiny import ROOT
 
+pytestmark = pytest.mark.usefixtures("own_home")
+
 README = (ROOT / "README.md").read_text()
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAPER_RECIPES = [path for path in RECIPES if re.match("multiplication_|gsm8k_", path.name)]

@@ -133,7 +133,7 @@ def test_the_commands_of_a_page_work(page: Path, world: Path) -> None:
 
 
 def _run(text: str, folder: Path) -> None:
-    environment = shell_environment(HF_HUB_OFFLINE="1", WANDB_MODE="offline", PYTHONPATH=str(ROOT))
+    environment = shell_environment(HF_HUB_OFFLINE="1", WANDB_MODE="offline", PYTHONPATH=str(ROOT), HOME=str(folder))
     serves = re.search(SERVES, text) is not None
     process = subprocess.Popen(
         ["bash", "-c", f"exec {text}"],
