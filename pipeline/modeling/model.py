@@ -26,7 +26,7 @@ from pipeline.modeling.lora import (
     keep_quantization_exact,
     quantization_config,
 )
-from pipeline.modeling.positions import allow_positions
+from pipeline.modeling.positions import allow_positions, positions_of
 from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, this_device
 from pipeline.word_tokenizer import build_word_tokenizer
 
@@ -187,11 +187,10 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
     is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or comes_with_code
     if not is_causal or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model: {config.model_type} is not a causal language model; take one, such as gpt2 or llama.")
-    if getattr(config, "max_position_embeddings", None) is None:
-        raise UserError(f"model: {config.model_type} does not state how many positions it has; take another model.")
-    if num_positions > config.max_position_embeddings:
+    has = positions_of(config)
+    if num_positions > has:
         raise UserError(
-            f"data: the longest row takes {num_positions} positions, the model has {config.max_position_embeddings}; "
+            f"data: the longest row takes {num_positions} positions, the model has {has}; "
             "drop long rows with data.max_tokens, raise model.num_positions, or take a model with more positions."
         )
     if len(tokenizer) > config.vocab_size:

@@ -23,6 +23,18 @@ LEARNED_TABLES = {"gpt2": ("transformer.wpe", "n_positions")}
 FREE_SCALINGS = ("default", "linear", "llama3", "yarn")
 
 
+def positions_of(config: PretrainedConfig) -> int:
+    """Return how many positions a model has.
+
+    Raises:
+        UserError: If it does not say so.
+    """
+    number = getattr(config, "max_position_embeddings", None)
+    if number is None:
+        raise UserError(f"model: {config.model_type} does not state how many positions it has; take another model.")
+    return int(number)
+
+
 def has_rotary_positions(config: PretrainedConfig) -> bool:
     """Return whether positions are computed, so that there is no table to extend."""
     return getattr(config, "rope_parameters", None) is not None

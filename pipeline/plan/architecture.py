@@ -24,9 +24,15 @@ class Architecture:
 
 
 def architecture_of(model_config: "PretrainedConfig") -> Architecture:
-    """Return the architecture of a configuration that is there."""
+    """Return the architecture of a configuration that is there.
+
+    Raises:
+        UserError: If it does not say how many positions it has.
+    """
+    from pipeline.modeling.positions import positions_of  # imports torch, as whoever has built a configuration did
+
     as_json = model_config.to_json_string(use_diff=False)
-    return Architecture(as_json, model_config.max_position_embeddings, lambda: model_config)
+    return Architecture(as_json, positions_of(model_config), lambda: model_config)
 
 
 def find_architecture(settings: ModelConfig, build: "Callable[[], PretrainedConfig]", store: Store) -> Architecture:

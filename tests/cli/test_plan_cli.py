@@ -117,3 +117,12 @@ def test_help_names_options_and_settings() -> None:
     assert (finished.returncode, finished.stderr) == (0, "")
     for option in ("--gpus", "--rows", "--lengths", "--tflops", "--mfu", "--json", "--config", "--engine.precision"):
         assert option in finished.stdout
+
+
+def test_a_model_that_does_not_state_its_positions_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bloom", "vocab_size": 32, "hidden_size": 16, "n_layer": 2}')
+    told = refusal(
+        *("--config", "recipes/multiplication_4x4_gpt2.yaml", "--model.name_or_path", str(tmp_path)),
+        *("--lengths", "100,10,10,5"),
+    )
+    assert told.startswith("model: bloom does not state how many positions it has")
