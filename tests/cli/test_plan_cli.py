@@ -52,7 +52,7 @@ def test_plan_without_recipe_data_or_tokenizer() -> None:
     assert len(told["stages"]) == 47
 
 
-@pytest.mark.parametrize("on_hub", [False, True], ids=["folder", "Hub"])
+@pytest.mark.parametrize("on_hub", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["folder", "Hub"])
 def test_a_plan_that_was_made_before_waits_for_no_library(
     own_home: Path, monkeypatch: pytest.MonkeyPatch, on_hub: bool
 ) -> None:

@@ -30,6 +30,7 @@ LLAMA = {
     "initializer_range": 0.3,
 }
 LORA = {"rank": 32, "alpha": 64}  # adapters large enough (4,096 weights) for bitsandbytes to keep moments in 8 bits
+SLOW = pytest.mark.slow  # the other ZeRO stages and settings are as slow, and seldom fail alone
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def _texts_of_plain_transformers(folder: Path, data: Path, **settings: Any) -> l
     return texts
 
 
-@pytest.mark.parametrize("ds_config", ["zero0", "zero2", "zero3"])
+@pytest.mark.parametrize("ds_config", [pytest.param("zero0", marks=SLOW), pytest.param("zero2", marks=SLOW), "zero3"])
 @pytest.mark.parametrize("lora", [{}, LORA], ids=["full", "lora"])
 def test_what_is_trained_is_exported_and_answers_alike(
     two_ranks: RankPool, tmp_path: Path, base: str, lora: dict[str, int], ds_config: str
@@ -107,7 +108,7 @@ def test_what_is_trained_is_exported_and_answers_alike(
         assert texts == [text.rstrip() for text in expected]
 
 
-@pytest.mark.parametrize("ds_config", ["zero0", "zero2", "zero3"])
+@pytest.mark.parametrize("ds_config", ["zero0", pytest.param("zero2", marks=SLOW), "zero3"])
 def test_one_rank_and_two_train_the_same_adapters(
     two_ranks: RankPool, tmp_path: Path, base: str, ds_config: str
 ) -> None:
@@ -123,9 +124,9 @@ def test_one_rank_and_two_train_the_same_adapters(
     [
         ("zero0", {}),
         ("zero3", {}),
-        ("zero3", {"lora": {**LORA, "modules_to_save": ["embed_tokens"], "dropout": 0.1}}),
-        ("zero3", {"engine__precision": "bf16", "model__gradient_checkpointing": True}),
-        ("zero2", {"optim__optimizer": "paged_adamw_8bit", "engine__precision": "bf16"}),
+        pytest.param("zero3", {"lora": {**LORA, "modules_to_save": ["embed_tokens"], "dropout": 0.1}}, marks=SLOW),
+        pytest.param("zero3", {"engine__precision": "bf16", "model__gradient_checkpointing": True}, marks=SLOW),
+        pytest.param("zero2", {"optim__optimizer": "paged_adamw_8bit", "engine__precision": "bf16"}, marks=SLOW),
         ("zero2", {"model__quantization": "nf4"}),
     ],
 )
@@ -144,8 +145,8 @@ def test_a_resumed_lora_run_equals_the_uninterrupted_one(
     ("ds_config", "overrides"),
     [
         ("zero0", {}),
-        ("zero2", {}),
-        ("zero3", {"engine__precision": "bf16"}),
+        pytest.param("zero2", {}, marks=SLOW),
+        pytest.param("zero3", {"engine__precision": "bf16"}, marks=SLOW),
         ("zero3", {"lora": LORA}),
         ("zero2", {"lora": LORA, "engine__precision": "bf16"}),
         ("zero0", {"lora": LORA, "model__quantization": "nf4"}),

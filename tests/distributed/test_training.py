@@ -109,7 +109,8 @@ ADAPTIVE = {"loss_threshold": 0.1, "window": 2, "min_steps": 2, "max_steps": 3}
         ("zero3", {}),
         ("zero3_offload", {}),
         ("zero2", {"engine__precision": "bf16"}),
-        ("zero3", {"schedule__kind": "adaptive", "schedule__adaptive": ADAPTIVE}),
+        ("zero0", {"schedule__kind": "adaptive", "schedule__adaptive": ADAPTIVE}),
+        pytest.param("zero3", {"schedule__kind": "adaptive", "schedule__adaptive": ADAPTIVE}, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(

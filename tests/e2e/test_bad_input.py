@@ -180,7 +180,13 @@ ON_RANKS = {
 }
 
 
-@pytest.mark.parametrize("mistake", ON_RANKS)
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("ZeRO-3 with 8 bits", "no weights") else name
+        for name in ON_RANKS
+    ],
+)
 def test_on_two_ranks_one_tells_the_mistake_and_all_end(tmp_path: Path, mistake: str) -> None:
     overrides, message = ON_RANKS[mistake]
     recipe = write_recipe(tmp_path, **overrides(tmp_path))
