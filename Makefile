@@ -11,7 +11,7 @@ GSM8K ?= openai/gsm8k:main
 CASES ?= 1000
 KILLS ?= 100
 
-.PHONY: setup setup-extras fmt lint types test test-slow fuzz audit kills soak bench docs demo gsm8k-cpu clean
+.PHONY: setup setup-extras fmt lint types test test-slow fuzz audit kills soak bench docs demo gsm8k-cpu reproduce-ablations clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make soak       half an hour of training that must not grow"
 	@echo "make docs       these pages and the API as a web site in site/"
 	@echo "make bench      speed against a baseline and against the machine's limit, in tables (some 22 minutes)"
+	@echo "make reproduce-multiplication-3x3, -4x4, reproduce-ablations  the runs of docs/results.md; they take hours"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"
 
@@ -96,6 +97,13 @@ data/gsm8k/train.txt: | setup
 
 gsm8k-cpu: models/smollm2-135m-instruct data/gsm8k/train.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/one_node.sh 2 recipes/smollm2_gsm8k_cpu.yaml --overwrite
+
+# PUBLISHED=FOLDER: where the paper's 4x4_valid.txt and 4x4_test.txt lie, if they are to be kept out and asked.
+reproduce-multiplication-%: | setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" PUBLISHED="$(PUBLISHED)" launchers/multiplication.sh $*
+
+reproduce-ablations: | setup
+	$(BIN)/python -m benchmarks.ablations
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_home")
 
 README = (ROOT / "README.md").read_text()
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PAPER_RECIPES = [path for path in RECIPES if re.match("multiplication_|gsm8k_", path.name)]
+PAPER_RECIPES = [path for path in RECIPES if re.match(r"(multiplication|gsm8k)_(?!.*_cpu)", path.name)]
 # Options of commands that have no recipe.
 OTHER_OPTIONS = {"config", "resume", "rehearse", "output", "print_config", "help", "model", "data"}
 OTHER_OPTIONS |= {
@@ -120,11 +120,14 @@ def test_a_recipe_of_the_paper_plans_as_its_head_says(
     assert stages[-1]["max_steps"] / per_epoch == pytest.approx(after, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["demo", "smollm2_gsm8k_cpu", "your_data"])
+FROM_SCRATCH = ("demo", "multiplication_3x3_cpu", "multiplication_4x4_cpu", "ablations_3x2_cpu")
+
+
+@pytest.mark.parametrize("name", [*FROM_SCRATCH, "smollm2_gsm8k_cpu", "your_data"])
 def test_the_other_recipes_plan_as_well(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))
-    own_model = [] if name == "demo" else ["--model.name_or_path", str(tmp_path)]  # the demo's is from scratch
+    own_model = [] if name in FROM_SCRATCH else ["--model.name_or_path", str(tmp_path)]
     arguments = ["--config", str(ROOT / "recipes" / f"{name}.yaml"), *own_model, "--lengths", "1000,14,12,3"]
     assert main(["plan", *arguments, "--gpus", "2", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
@@ -133,7 +136,7 @@ def test_the_other_recipes_plan_as_well(name: str, tmp_path: Path, capsys: pytes
 
 def test_every_recipe_is_planned() -> None:
     others = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {path.stem for path in PAPER_RECIPES}
-    assert others == {"demo", "smollm2_gsm8k_cpu", "your_data", "graph_reasoning"}
+    assert others == {*FROM_SCRATCH, "smollm2_gsm8k_cpu", "your_data", "graph_reasoning"}
 
 
 def test_the_recipe_for_graphs_holds_the_stages_that_its_head_says() -> None:
