@@ -180,8 +180,7 @@ def adaptive_move(
         config: Settings of the adaptive schedule.
         last: The number of removed units at which nothing is left.
     """
-    change = config.removed_per_stage if decision == "advance" else -config.removed_per_stage
-    num_removed = min(max(state.stage.num_removed + change, 0), last)
+    num_removed = next_num_removed(state.stage.num_removed, decision, config, last)
     stage = Stage(
         state.stage.index + 1,
         num_removed,
@@ -192,3 +191,13 @@ def adaptive_move(
     )
     pace = state.pace * config.slow_down if decision == "back" else state.pace
     return AdaptiveState(stage, previous_loss=state.running_loss, pace=pace)
+
+
+def next_num_removed(num_removed: int, decision: Literal["advance", "back"], config: AdaptiveConfig, last: int) -> int:
+    """Return how many units are removed in the stage that follows one with ``num_removed``, at most ``last``."""
+    if not config.stops:
+        change = config.removed_per_stage if decision == "advance" else -config.removed_per_stage
+        return min(max(num_removed + change, 0), last)
+    if decision == "advance":
+        return min((stop for stop in config.stops if num_removed < stop < last), default=last)
+    return max((stop for stop in config.stops if stop < num_removed), default=0)

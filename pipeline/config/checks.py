@@ -262,6 +262,10 @@ def _check_adaptive(adaptive: AdaptiveConfig) -> Iterator[str]:
             f"schedule.adaptive.max_steps ({adaptive.max_steps}) must not be below "
             f"schedule.adaptive.window ({adaptive.window}), or the running mean never fills; raise it."
         )
+    if sorted({*adaptive.stops, 0})[1:] != adaptive.stops:
+        yield f"schedule.adaptive.stops ({adaptive.stops}) must be numbers of 1 or more that rise; correct them."
+    if adaptive.stops and adaptive.removed_per_stage != 1:
+        yield "schedule.adaptive: stops and removed_per_stage both say how far stages lie apart; leave one out."
 
 
 def _check_optim(config: Config) -> Iterator[str]:

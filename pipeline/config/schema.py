@@ -150,6 +150,9 @@ class AdaptiveConfig:
     """Factor on ``min_steps`` and ``max_steps`` of the stages that follow each time the schedule goes back."""
     removed_per_stage: int = 1
     """CoT units by which one stage differs from the next."""
+    stops: list[int] = field(default_factory=list)
+    """Numbers of removed units at which stages stand, in place of every so many, such as where a reasoning step ends;
+    the stage with everything removed follows the last of them."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ import numpy as np
 
 from pipeline.config import RemovalConfig, ScheduleConfig
 from pipeline.plan.lengths import RowLengths
-from pipeline.schedule import Stage, adaptive_start, fixed_schedule, last_num_removed, num_final_steps
+from pipeline.schedule import (
+    Stage,
+    adaptive_start,
+    fixed_schedule,
+    last_num_removed,
+    next_num_removed,
+    num_final_steps,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,9 @@ def _adaptive_course(schedule: ScheduleConfig, steps_per_epoch: int, longest_cot
     start = adaptive_start(schedule, longest_cot).stage
     fastest = max(adaptive.min_steps, adaptive.window)  # the running mean must be full
     final = num_final_steps(schedule.final_epochs, steps_per_epoch)
-    numbers = [*range(start.num_removed, last, adaptive.removed_per_stage), last]
+    numbers = [start.num_removed]
+    while numbers[-1] < last:
+        numbers.append(next_num_removed(numbers[-1], "advance", adaptive, last))
     return [
         (
             Stage(index, number, number == last, 0, smooths=number > 0, resets_optimizer=index > 0),

@@ -8,11 +8,11 @@ import pytest
 
 from tests.tiny import ROOT, shell_environment
 
-# Every stage ends at once: 24 removals, and some steps without CoT.
+# Every stage ends at once: four removals, and some steps without CoT.
 SHORT = {"loss_threshold": "100", "window": "1", "min_steps": "1"}
 SETTINGS = [text for name, value in SHORT.items() for text in (f"--schedule.adaptive.{name}", value)]
 SETTINGS += ["--schedule.final_epochs", "0.001", "--optim.warmup_steps", "0", "--optim.reset_warmup_steps", "0"]
-SETTINGS += ["--evaluation.num_examples", "20", "--engine.num_threads", "1", "--run.keep_every", "12"]
+SETTINGS += ["--evaluation.num_examples", "20", "--engine.num_threads", "1"]
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_the_script_trains_compares_and_reports_and_does_nothing_twice(tmp_path:
         ends[name] = rows[-1]["step"], rows[-1]["num_removed"]
     steps = ends[""][0]
     assert ends == {"": (steps, 24), "_no_cot": (steps, 24), "_explicit_cot": (steps, 0)}
-    assert len(json.loads((run / "frontier.json").read_text())["points"]) == 3
+    assert len(json.loads((run / "frontier.json").read_text())["points"]) == 5
     assert json.loads((run / "audit.json").read_text())["num_examples"] == 1
     assert (run / "report.html").is_file()
     assert "3 1 2 * 4 8 4||" not in (tmp_path / "data" / "multiplication_3x3" / "train.txt").read_text()

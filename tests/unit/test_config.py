@@ -333,6 +333,13 @@ ADAPTIVE = {"schedule__kind": "adaptive"}
         ({**ADAPTIVE, "schedule__adaptive__min_steps": 0}, ["schedule.adaptive.min_steps"]),
         ({**ADAPTIVE, "schedule__adaptive__slow_down": 0.5}, ["schedule.adaptive.slow_down"]),
         ({**ADAPTIVE, "schedule__adaptive__removed_per_stage": 0}, ["schedule.adaptive.removed_per_stage"]),
+        ({**ADAPTIVE, "schedule__adaptive__stops": [4, 3]}, ["schedule.adaptive.stops ([4, 3])", "rise"]),
+        ({**ADAPTIVE, "schedule__adaptive__stops": [0, 3]}, ["schedule.adaptive.stops ([0, 3])"]),
+        ({**ADAPTIVE, "schedule__adaptive__stops": [-1, 3]}, ["schedule.adaptive.stops ([-1, 3])"]),
+        (
+            {**ADAPTIVE, "schedule__adaptive__stops": [3], "schedule__adaptive__removed_per_stage": 2},
+            ["stops and removed_per_stage"],
+        ),
         ({**ADAPTIVE, "schedule__adaptive__loss_threshold": 0}, ["schedule.adaptive.loss_threshold"]),
         ({**ADAPTIVE, "schedule__adaptive__relative_threshold": -1}, ["schedule.adaptive.relative_threshold"]),
         ({**ADAPTIVE, "schedule__adaptive__loss_threshold": None}, ["loss_threshold and relative_threshold"]),

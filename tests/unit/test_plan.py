@@ -122,6 +122,13 @@ def test_an_adaptive_schedule_is_a_range() -> None:
     assert steps_of_course(stages, slowest=True, max_steps=250) == [100, 100, 50, 0]
 
 
+def test_an_adaptive_schedule_stands_at_its_stops() -> None:
+    adaptive = AdaptiveConfig(min_steps=10, max_steps=100, window=20, stops=[1, 3])
+    schedule = ScheduleConfig(kind="adaptive", final_epochs=1, adaptive=adaptive)
+    stages = plan_stages(schedule, RemovalConfig(), ROWS, steps_per_epoch=30, resets=True)
+    assert [stage.num_removed for stage in stages] == [0, 1, 3, 5]
+
+
 # Totals
 
 

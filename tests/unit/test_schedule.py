@@ -292,6 +292,24 @@ def test_move(num_removed: int, per_stage: int, decision: str, expected: int, re
     assert after.pace == (4.0 if decision == "back" else 2.0)
 
 
+@pytest.mark.parametrize(
+    ("num_removed", "decision", "expected"),
+    [
+        (0, "advance", 4),
+        (4, "advance", 7),
+        (5, "advance", 7),  # a run that started between two
+        (7, "advance", 10),  # behind the last stop comes everything
+        (10, "back", 7),
+        (4, "back", 0),
+        (0, "back", 0),
+    ],
+)
+def test_stages_stand_at_the_stops(num_removed: int, decision: str, expected: int) -> None:
+    config = replace(ADAPTIVE, stops=[4, 7, 30])  # rows that are shorter than a stop never see it
+    after = adaptive_move(held(num_removed, [0.2] * 3), decision, 117, config, last=10)  # type: ignore[arg-type]
+    assert (after.stage.num_removed, after.stage.removes_all) == (expected, expected == 10)
+
+
 def test_slow_down_is_the_factor() -> None:
     config = replace(ADAPTIVE, slow_down=1.5)
     state = held(5, [0.5] * 3)
