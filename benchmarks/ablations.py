@@ -31,6 +31,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pace_2x": ("--schedule.removed_per_epoch", "4.69"),
     "pace_4x": ("--schedule.removed_per_epoch", "9.38"),
     "adaptive": ("--schedule.kind", "adaptive"),
+    "number_at_a_time": ("--schedule.kind", "adaptive", "--schedule.adaptive.stops", "[4]"),
     "positions_not_kept": ("--removal.keep_positions", "false"),
     "right_side": ("--removal.keep_positions", "false", "--removal.side", "right"),
     "no_cot": ("--schedule.kind", "no_cot"),
