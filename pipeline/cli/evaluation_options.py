@@ -1,13 +1,12 @@
 """What the commands that evaluate saved models share: options for rows and decoding, and the start of the ranks."""
 
-import logging
 import os
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pipeline.cli.column_options import add_column_options, columns_of
-from pipeline.cli.local_ranks import is_first_rank
+from pipeline.cli.local_ranks import set_up_log
 from pipeline.config import DataConfig
 from pipeline.errors import UserError
 from pipeline.records import SourceFormat
@@ -65,8 +64,7 @@ def start_ranks(quiet: bool) -> None:
 
     from pipeline.engine import init_distributed
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("pipeline").setLevel(logging.INFO if is_first_rank() and not quiet else logging.WARNING)
+    set_up_log(quiet)
     disable_progress_bar()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         init_distributed()

@@ -1,5 +1,6 @@
 """Which rank this process is, and ranks of this program started as CPU processes of this machine."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -13,6 +14,13 @@ SECONDS_BETWEEN_LOOKS = 0.1
 def is_first_rank() -> bool:
     """Return whether this process is the one that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def set_up_log(quiet: bool) -> None:
+    """Let the first rank tell what goes on, or with ``quiet`` only warnings; the others tell errors alone."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    level = logging.WARNING if quiet else logging.INFO
+    logging.getLogger("pipeline").setLevel(level if is_first_rank() else logging.ERROR)
 
 
 def run_local_ranks(num_ranks: int, argv: Sequence[str]) -> int:

@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.local_ranks import is_first_rank, run_local_ranks
+from pipeline.cli.local_ranks import is_first_rank, run_local_ranks, set_up_log
 from pipeline.config import parse_command_line
 from pipeline.errors import UserError
 
@@ -48,9 +47,7 @@ def main(argv: Sequence[str]) -> int:
         if "WORLD_SIZE" not in os.environ:
             return run_local_ranks(REHEARSAL_RANKS, ["train", *argv])
     is_first = is_first_rank()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    level = logging.WARNING if "quiet" in switches else logging.INFO
-    logging.getLogger("pipeline").setLevel(level if is_first else logging.ERROR)
+    set_up_log("quiet" in switches)
 
     # Libraries log to stdout, which is for the result; they import torch: not before the recipe is known to be right.
     with contextlib.redirect_stdout(sys.stderr):
