@@ -102,7 +102,9 @@ class StageController:
     def learning_rate(self) -> float:
         """Of the next step."""
         num_steps = self._fixed.num_steps if self._fixed else self._config.schedule.max_steps
-        return learning_rate(self._config.optim, self.step, num_steps, self.reset_step)
+        end = self.end_of_stage if self.in_last_stage else None
+        last_stage = None if end is None else range(self.stage.first_step, end)
+        return learning_rate(self._config.optim, self.step, num_steps, self.reset_step, last_stage)
 
     def stages(self) -> Iterator[tuple[Stage, Iterator[StepBatch]]]:
         """Yield each stage with its batches, from the present step to the end of the run.

@@ -74,6 +74,7 @@ FREE_ON_RESUME = (
     "engine.num_threads",
     "engine.rank_timeout",
     "evaluation.",
+    "optim.final_decay",
     "optim.on_nonfinite",
     "optim.max_nonfinite",
     "run.output_dir",
@@ -272,6 +273,13 @@ def _check_optim(config: Config) -> Iterator[str]:
     optim, schedule = config.optim, config.schedule
     if any(not 0 <= beta < 1 for beta in optim.betas):
         yield f"optim.betas ({list(optim.betas)}) must both be in [0, 1); correct them."
+    if not 0 <= optim.final_decay <= 1:
+        yield f"optim.final_decay ({optim.final_decay}) must be a share of the last stage in [0, 1]; correct it."
+    if optim.lr_schedule != "constant" and optim.final_decay:
+        yield (
+            f"optim.lr_schedule ({optim.lr_schedule}) lowers the learning rate to zero, and optim.final_decay "
+            f"({optim.final_decay}) would lower it again; leave one out."
+        )
     if optim.lr_schedule != "constant" and schedule.kind == "adaptive" and schedule.max_steps is None:
         yield (
             f"optim.lr_schedule ({optim.lr_schedule}) needs the run's length, which the adaptive schedule does not "

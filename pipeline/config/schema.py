@@ -187,6 +187,9 @@ class OptimConfig:
     """Peak learning rate. 5e-5 is the paper's for GPT-2; small models from scratch want 1e-4 to 1e-3."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Shape of the learning rate after warm-up; cosine and linear reach zero right after the run's last step."""
+    final_decay: float = 0.0
+    """Share of the last stage, its last steps, over which the learning rate falls linearly to zero. With a constant
+    rate before it this is warm-up, stable, decay; it needs no length of the run, and may be decided on ``--resume``."""
     warmup_steps: int = 0
     """Optimizer steps over which the learning rate rises from zero at the run's beginning."""
     reset_warmup_steps: int = 0

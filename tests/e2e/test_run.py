@@ -164,6 +164,18 @@ def test_baselines_stay_in_their_stage(tmp_path: Path, kind: str, num_removed: i
     assert any(row["kind"] == "evaluation" for row in rows)
 
 
+def test_the_learning_rate_falls_over_the_last_stage_of_an_adaptive_run(tmp_path: Path) -> None:
+    adaptive = {"loss_threshold": 99.0, "window": 1, "min_steps": 1, "removed_per_stage": 2}
+    schedule = {"schedule__kind": "adaptive", "schedule__adaptive": adaptive, "schedule__final_epochs": 1}
+    config = tiny_config(tmp_path, **schedule, optim__final_decay=1.0, optim__lr=1e-3, run__log_every=1)
+    train(config)
+    rows = [row for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
+    last = [row["lr"] for row in rows if row["num_removed"] == 4]
+    assert [row["lr"] for row in rows if row["num_removed"] < 4] == [1e-3] * (len(rows) - len(last))
+    assert len(last) > 2
+    assert last == pytest.approx([1e-3 * (1 - k / len(last)) for k in range(len(last))])
+
+
 def test_dropout_is_resumed_too(tmp_path: Path) -> None:
     dropout = {**RECIPE["model"]["from_scratch"], "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
     config = tiny_config(

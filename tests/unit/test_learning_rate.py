@@ -72,5 +72,29 @@ def test_reset_warm_up_scales_what_the_decay_says() -> None:
     assert rate(5, num_steps=10, reset_step=5, lr_schedule="linear", reset_warmup_steps=4) == pytest.approx(0.8 / 8)
 
 
+@pytest.mark.parametrize(
+    ("final_decay", "step", "expected"),
+    [
+        # The last stage is steps 100 to 139; a share of 0.25 is its last ten.
+        (0.25, 99, 0.8),
+        (0.25, 129, 0.8),
+        (0.25, 130, 0.8),
+        (0.25, 135, 0.4),
+        (0.25, 139, 0.08),
+        (1.0, 100, 0.8),
+        (1.0, 120, 0.4),
+        (1.0, 139, 0.02),
+        (0.0, 139, 0.8),
+    ],
+)
+def test_a_share_of_the_last_stage_can_bring_it_to_zero(final_decay: float, step: int, expected: float) -> None:
+    learning = learning_rate(OptimConfig(lr=LR, final_decay=final_decay), step, None, None, range(100, 140))
+    assert learning == pytest.approx(expected)
+
+
+def test_the_final_decay_waits_until_the_last_stage_is_known() -> None:
+    assert learning_rate(OptimConfig(lr=LR, final_decay=1.0), 135, 140, None, None) == LR
+
+
 def test_no_reset_warm_up_by_default() -> None:
     assert rate(7, reset_step=7) == LR

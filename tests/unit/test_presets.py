@@ -13,12 +13,13 @@ from pipeline.schedule import fixed_schedule
 from tests.tiny import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PAPER_RECIPES = [path for path in RECIPES if re.match("multiplication_|gsm8k_", path.name)]
+PAPER_RECIPES = [path for path in RECIPES if re.match("(multiplication|gsm8k)_(?!.*_cpu)", path.name)]
+FROM_SCRATCH = [path for path in RECIPES if "\n  from_scratch:" in path.read_text()]
 KINDS = {"no_cot": "no_cot", "explicit_cot": "explicit_cot", "faithful": "fixed", "corrected": "adaptive"}
 MEANT_FOR = {
     "no_cot": RECIPES,
     "explicit_cot": RECIPES,
-    "faithful": [path for path in RECIPES if path.name != "demo.yaml"],  # not for models from scratch
+    "faithful": [path for path in RECIPES if path not in FROM_SCRATCH],  # of pretrained models, as its head says
     "corrected": PAPER_RECIPES,
     "chat": [path for path in RECIPES if path.stem in ("your_data", "smollm2_gsm8k_cpu")],  # for models for chats
 }
