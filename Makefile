@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CODE := pipeline tests launchers benchmarks
 
-# GSM8K's own training rows: a file, or the name on the Hub.
+# GSM8K's own training and test rows: files, or the name on the Hub.
 GSM8K ?= openai/gsm8k:main
+GSM8K_TEST ?= openai/gsm8k:main
 
 # Of `make fuzz`, for each property; of `make kills`.
 CASES ?= 1000
 KILLS ?= 100
 
-.PHONY: setup setup-extras fmt lint types test test-slow fuzz audit kills soak bench docs demo gsm8k-cpu reproduce-ablations clean
+.PHONY: setup setup-extras fmt lint types test test-slow fuzz audit kills soak bench docs demo gsm8k-cpu reproduce-ablations reproduce-gsm8k-smollm2 clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,7 +27,7 @@ help:
 	@echo "make soak       half an hour of training that must not grow"
 	@echo "make docs       these pages and the API as a web site in site/"
 	@echo "make bench      speed against a baseline and against the machine's limit, in tables (some 22 minutes)"
-	@echo "make reproduce-multiplication-3x3, -4x4, reproduce-ablations  the runs of docs/results.md; they take hours"
+	@echo "make reproduce-multiplication-3x3, -4x4, reproduce-ablations, reproduce-gsm8k-smollm2  the runs of docs/results.md; hours"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"
 
@@ -95,12 +96,18 @@ data/gsm8k/train.txt: | setup
 	$(BIN)/tacit data gsm8k --input $(GSM8K) --output data/gsm8k/all.txt --overwrite
 	$(BIN)/tacit data split --input data/gsm8k/all.txt --output_dir data/gsm8k --num_validation 500 --overwrite
 
+data/gsm8k/test.txt: | setup
+	$(BIN)/tacit data gsm8k --input $(GSM8K_TEST) --split test --output $@ --overwrite
+
 gsm8k-cpu: models/smollm2-135m-instruct data/gsm8k/train.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/one_node.sh 2 recipes/smollm2_gsm8k_cpu.yaml --overwrite
 
 # PUBLISHED=FOLDER: where the paper's 4x4_valid.txt and 4x4_test.txt lie, if they are to be kept out and asked.
 reproduce-multiplication-%: | setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" PUBLISHED="$(PUBLISHED)" launchers/multiplication.sh $*
+
+reproduce-gsm8k-smollm2: models/smollm2-135m-instruct data/gsm8k/train.txt data/gsm8k/test.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/gsm8k_smollm2.sh
 
 reproduce-ablations: | setup
 	$(BIN)/python -m benchmarks.ablations
