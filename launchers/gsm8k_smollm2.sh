@@ -14,13 +14,11 @@ run=$output/runs/gsm8k_smollm2_seed$seed
 test=$output/runs/gsm8k_test_200.txt
 
 # No CoT has shorter rows. Trained on as many tokens, it is trained for as long.
-planned() {
-    tacit plan "${settings[@]}" "$@" --json | python -c "import json, sys; print(json.load(sys.stdin)['fastest']['$field'])"
+tokens() {
+    tacit plan "${settings[@]}" "$@" --json | python -c "import json, sys; print(json.load(sys.stdin)['fastest']['tokens'])"
 }
-field=tokens
-tokens=$(planned)
-per_step=$(planned --schedule.kind no_cot --schedule.max_steps 1)
-steps=$(python -c "print(round($tokens / $per_step))")
+all=$(tokens) thousand_steps=$(tokens --schedule.kind no_cot --schedule.max_steps 1000)
+steps=$(python -c "print(round(1000 * $all / $thousand_steps))")
 
 tacit train "${settings[@]}" --resume --run.output_dir "$run"
 tacit train "${settings[@]}" --resume --run.output_dir "${run}_no_cot" \
