@@ -10,10 +10,9 @@ import pytest
 from pipeline.config import Config
 from pipeline.config.parsing import parse_command_line
 from pipeline.schedule import fixed_schedule
+from tests.shipped_recipes import PAPER_RECIPES, RECIPES
 from tests.tiny import ROOT
 
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PAPER_RECIPES = [path for path in RECIPES if re.match("(multiplication|gsm8k)_(?!.*_cpu)", path.name)]
 FROM_SCRATCH = [path for path in RECIPES if "\n  from_scratch:" in path.read_text()]
 KINDS = {"no_cot": "no_cot", "explicit_cot": "explicit_cot", "faithful": "fixed", "corrected": "adaptive"}
 MEANT_FOR = {

@@ -16,13 +16,12 @@ from pipeline.config import EngineConfig, load_config
 from pipeline.config.parsing import FIELD_TYPES
 from pipeline.ds_config import load_ds_config
 from pipeline.schedule import fixed_schedule
+from tests.shipped_recipes import PAPER_RECIPES, RECIPES
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
 README = (ROOT / "README.md").read_text()
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PAPER_RECIPES = [path for path in RECIPES if re.match(r"(multiplication|gsm8k)_(?!.*_cpu)", path.name)]
 # Options of commands that have no recipe.
 OTHER_OPTIONS = {"config", "resume", "rehearse", "output", "print_config", "help", "model", "data"}
 OTHER_OPTIONS |= {

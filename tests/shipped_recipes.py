@@ -1,0 +1,8 @@
+"""The recipes that are shipped, and which of them are the paper's."""
+
+import re
+
+from tests.tiny import ROOT
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PAPER_RECIPES = [path for path in RECIPES if re.match(r"(multiplication|gsm8k)_(?!.*_cpu)", path.name)]
