@@ -17,11 +17,11 @@ from pipeline.config import RemovalConfig
 from pipeline.examples import ExampleSet
 from pipeline.layout import Row, SequenceLayout, assemble_row
 from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
-from pipeline.removal import Side, Unit, position_shift, remove_cot_tokens, smoothing_offsets
+from pipeline.removal import Side, Unit, earlier_offsets, position_shift, remove_cot_tokens, smoothing_offsets
 from pipeline.schedule import Stage
 
 IGNORE_INDEX = -100
-ORDER_STREAM, SMOOTHING_STREAM = 0, 1  # independent random streams of one seed
+ORDER_STREAM, SMOOTHING_STREAM, EARLIER_STREAM = 0, 1, 2  # independent random streams of one seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class RemovalRule:
     side: Side
     unit: Unit
     smoothing_lambda: float
+    earlier_share: float
     keep_positions: bool
     longest_cot: int
     """Tokens in the longest training CoT: where kept positions end."""
@@ -67,7 +68,12 @@ class RemovalRule:
 def removal_rule(removal: RemovalConfig, examples: ExampleSet) -> RemovalRule:
     """Return a recipe's rule for its training rows."""
     return RemovalRule(
-        removal.side, removal.unit, removal.smoothing_lambda, removal.keep_positions, examples.longest_cot("token")
+        removal.side,
+        removal.unit,
+        removal.smoothing_lambda,
+        removal.earlier_share,
+        removal.keep_positions,
+        examples.longest_cot("token"),
     )
 
 
@@ -76,9 +82,18 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(num_rows)
 
 
-def epoch_offsets(num_rows: int, seed: int, epoch: int, smoothing_lambda: float) -> np.ndarray:
-    """Return every row's smoothing offset in an epoch, (num_rows,): a function of (seed, epoch, row)."""
-    return smoothing_offsets(num_rows, smoothing_lambda, np.random.default_rng([seed, epoch, SMOOTHING_STREAM]))
+def epoch_offsets(num_rows: int, seed: int, epoch: int, stage: Stage, rule: RemovalRule) -> np.ndarray:
+    """Return how many units each row loses beyond what its stage says, (num_rows,), below 0 where it loses fewer.
+
+    A function of (seed, epoch, row), for all stages of an epoch that draw alike.
+    """
+    smoothing, earlier = (
+        np.random.default_rng([seed, epoch, stream]) for stream in (SMOOTHING_STREAM, EARLIER_STREAM)
+    )
+    fewer = earlier_offsets(num_rows, rule.earlier_share, stage.num_added, earlier)
+    if not stage.smooths:
+        return fewer
+    return np.where(fewer < 0, fewer, smoothing_offsets(num_rows, rule.smoothing_lambda, smoothing))
 
 
 def build_rows(
@@ -87,9 +102,9 @@ def build_rows(
     """Assemble the rows that the global batch ``indices`` trains on at a stage."""
     rows = []
     for example, index in zip(examples.take(indices), indices, strict=True):
-        num_removed = stage.num_removed + (int(offsets[index]) if stage.smooths else 0)
-        amount = len(example.cot_ids) if stage.removes_all else num_removed
-        shift = position_shift(num_removed, rule.longest_cot, stage.removes_all) if rule.keep_positions else 0
+        num_removed, removes_all = stage.num_removed + int(offsets[index]), stage.removes_all and offsets[index] >= 0
+        amount = len(example.cot_ids) if removes_all else num_removed
+        shift = position_shift(num_removed, rule.longest_cot, removes_all) if rule.keep_positions else 0
         rows.append(assemble_row(remove_cot_tokens(example, amount, rule.side, rule.unit), examples.layout, shift))
     return rows
 
@@ -132,7 +147,7 @@ class StepDataset(Dataset):
         self.rank, self.num_ranks = rank, num_ranks
         self.first_step = epoch * steps_per_epoch(len(examples), global_batch_size)
         self.order = epoch_order(len(examples), seed, epoch)
-        self.offsets = epoch_offsets(len(examples), seed, epoch, rule.smoothing_lambda)
+        self.offsets = epoch_offsets(len(examples), seed, epoch, stage, rule)
 
     def __getitem__(self, step: int) -> StepBatch:
         begin = (step - self.first_step) * self.global_batch_size

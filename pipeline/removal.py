@@ -34,6 +34,25 @@ def smoothing_offsets(num_rows: int, smoothing_lambda: float, generator: np.rand
     return np.floor(generator.exponential(1.0 / smoothing_lambda, size=num_rows)).astype(np.int64)
 
 
+def earlier_offsets(num_rows: int, share: float, num_added: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw which rows lose fewer units than their stage says, and how many fewer, as an integer array (num_rows,).
+
+    A row is left alone, 0, with probability 1 - ``share``; else it gets one of -1 to -``num_added``, all as likely.
+
+    Args:
+        num_rows: Rows to draw for.
+        share: At least 0 and below 1.
+        num_added: Units that the stage removes beyond the one before it, >= 0; with 0 every row is left alone.
+        generator: One number is drawn from it for each row, whatever the share.
+
+    Source: ours; the paper's rows lose what their stage says, or more.
+    """
+    draws = generator.random(num_rows)
+    if not share or not num_added:
+        return np.zeros(num_rows, dtype=np.int64)
+    return np.where(draws < share, -1 - np.floor(draws / share * num_added), 0).astype(np.int64)
+
+
 def remove_cot_tokens(example: CoTExample, num_removed: int, side: Side, unit: Unit = "token") -> CoTExample:
     """Drop tokens, or whole reasoning steps, from one end of the chain of thought.
 

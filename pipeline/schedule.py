@@ -27,6 +27,8 @@ class Stage:
     """Whether training rows draw a smoothing offset."""
     resets_optimizer: bool
     """Whether the optimizer starts afresh at ``first_step``."""
+    num_added: int = 0
+    """Units that it removes beyond the stage before it on the way from none to all; 0 in a run's first stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def _removal_stages(config: ScheduleConfig, steps_per_epoch: int, last: int) -> 
             first_step=first_step,
             smooths=smooths,
             resets_optimizer=num_removed > start,
+            num_added=int(num_removed > start),
         )
         for num_removed, first_step, smooths in rows
     ]
@@ -188,6 +191,7 @@ def adaptive_move(
         first_step=next_step,
         smooths=num_removed > 0,
         resets_optimizer=num_removed != state.stage.num_removed,
+        num_added=num_removed - next_num_removed(num_removed, "back", config, last),
     )
     pace = state.pace * config.slow_down if decision == "back" else state.pace
     return AdaptiveState(stage, previous_loss=state.running_loss, pace=pace)

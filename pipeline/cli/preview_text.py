@@ -159,7 +159,7 @@ def _say_row(row: ShownRow) -> str:
 def counts_table(preview: Preview) -> Table:
     """Return the lengths at each stage."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("removed", "question", "CoT left", "answer", "whole row", "with CoT", "offset > 0"):
+    for heading in ("removed", "question", "CoT left", "answer", "whole row", "with CoT", "offset < 0", "> 0"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in preview.stages:
         counts = stage.counts
@@ -167,6 +167,7 @@ def counts_table(preview: Preview) -> Table:
             _number(stage),
             *map(_lengths, (counts.question, counts.cot, counts.answer, counts.row)),
             f"{100 * counts.share_with_cot:.1f} %",
+            f"{100 * counts.share_earlier:.1f} %",
             f"{100 * counts.share_smoothed:.1f} %",
         )
     return table

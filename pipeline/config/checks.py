@@ -236,6 +236,8 @@ def _check_removal_and_schedule(config: Config) -> Iterator[str]:
         yield "removal.keep_positions (true) needs removal.side left (it is right); change one of the two."
     if removal.keep_positions and removal.unit == "step":
         yield "removal.keep_positions (true) needs removal.unit token (it is step); change one of the two."
+    if not 0 <= removal.earlier_share < 1:
+        yield f"removal.earlier_share ({removal.earlier_share}) must be a share of the rows in [0, 1); correct it."
     threshold = schedule.remove_all_beyond
     if threshold is not None and schedule.start_removed > threshold:
         yield (

@@ -126,6 +126,8 @@ class RemovalConfig:
     """What one removal takes: a token, or a whole reasoning step."""
     smoothing_lambda: float = 4.0
     """Offset o is drawn with P(o) = (1 - e^-lambda) e^(-lambda o); ``.inf`` turns smoothing off."""
+    earlier_share: float = 0.0
+    """Share of the rows that lose fewer units: any number, drawn evenly, from the last stage's up to this one's."""
     keep_positions: bool = False
     """Give what stays the positions it would have behind the longest CoT in full. Left side and tokens only."""
 

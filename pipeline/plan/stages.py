@@ -18,7 +18,7 @@ from pipeline.schedule import (
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage, as it will be; smoothing, which takes a little more away, is left out."""
+    """One stage, as it will be, rows that lose fewer units included; smoothing, which takes a little more away, is not."""
 
     num_removed: int
     """Scheduled number of removed CoT units."""
@@ -47,7 +47,7 @@ def plan_stages(
 
     Args:
         schedule: Of the recipe.
-        removal: Side and unit.
+        removal: Of the recipe; smoothing and positions play no part.
         lengths: Of the training rows, or of rows that stand for them.
         steps_per_epoch: Optimizer steps in one pass over the training rows.
         resets: Whether a removal resets the optimizer.
@@ -61,25 +61,49 @@ def plan_stages(
         courses = _fixed_course(schedule, steps_per_epoch, lengths.longest_cot(removal.unit))
     plans = []
     for stage, min_steps, max_steps in courses:
-        cot = lengths.cot_left(stage.num_removed, stage.removes_all, removal.side, removal.unit)
-        labels = lengths.labels(cot)
-        tokens = lengths.prompt + labels
+        amounts = _amounts(stage, removal.earlier_share)
+        shares = np.array([share for share, _, _ in amounts])
+        found = [_lengths_at(lengths, removal, number, removes_all) for _, number, removes_all in amounts]
+        means, maxima = zip(*found, strict=True)
+        share_with_cot, mean_tokens, mean_labels, mean_square = (shares @ np.array(means)).tolist()
+        max_tokens, max_labels = np.max(maxima, axis=0).tolist()
         plans.append(
             StagePlan(
                 stage.num_removed,
                 stage.removes_all,
-                share_with_cot=float(np.mean(cot > 0)),
-                mean_tokens=float(tokens.mean()),
-                max_tokens=int(tokens.max()),
-                mean_labels=float(labels.mean()),
-                max_labels=int(labels.max()),
-                mean_square=float(np.mean(tokens.astype(np.float64) ** 2)),
+                share_with_cot,
+                mean_tokens,
+                max_tokens,
+                mean_labels,
+                max_labels,
+                mean_square,
                 min_steps=min_steps,
                 max_steps=max_steps,
                 resets_optimizer=stage.resets_optimizer and resets,
             )
         )
     return plans
+
+
+def _amounts(stage: Stage, earlier_share: float) -> list[tuple[float, int, bool]]:
+    """Return what rows lose at a stage: their share, the number of units, and whether all go."""
+    own = (stage.num_removed, stage.removes_all)
+    if not earlier_share or not stage.num_added:
+        return [(1.0, *own)]
+    share = earlier_share / stage.num_added
+    earlier = [(share, stage.num_removed - back, False) for back in range(1, stage.num_added + 1)]
+    return [(1 - earlier_share, *own), *earlier]
+
+
+def _lengths_at(
+    lengths: RowLengths, removal: RemovalConfig, num_removed: int, removes_all: bool
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return the share of rows with CoT and the means of tokens, labels and squared tokens; most tokens and labels."""
+    cot = lengths.cot_left(num_removed, removes_all, removal.side, removal.unit)
+    labels = lengths.labels(cot)
+    tokens = lengths.prompt + labels
+    means = (np.mean(cot > 0), tokens.mean(), labels.mean(), np.mean(tokens.astype(np.float64) ** 2))
+    return tuple(map(float, means)), (int(tokens.max()), int(labels.max()))
 
 
 def _fixed_course(schedule: ScheduleConfig, steps_per_epoch: int, longest_cot: int) -> list[tuple[Stage, int, int]]:
@@ -107,7 +131,15 @@ def _adaptive_course(schedule: ScheduleConfig, steps_per_epoch: int, longest_cot
         numbers.append(next_num_removed(numbers[-1], "advance", adaptive, last))
     return [
         (
-            Stage(index, number, number == last, 0, smooths=number > 0, resets_optimizer=index > 0),
+            Stage(
+                index,
+                number,
+                number == last,
+                0,
+                smooths=number > 0,
+                resets_optimizer=index > 0,
+                num_added=number - numbers[index - 1] if index else 0,
+            ),
             final if number == last else fastest,
             final if number == last else max(adaptive.max_steps, fastest),
         )

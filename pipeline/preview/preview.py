@@ -41,7 +41,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class StageCounts:
-    """Lengths of the rows at a stage, smoothing included."""
+    """Lengths of the rows at a stage, offsets included."""
 
     question: Lengths
     cot: Lengths
@@ -51,6 +51,8 @@ class StageCounts:
     """All of it: separators and end, too."""
     share_with_cot: float
     """Rows with CoT left."""
+    share_earlier: float
+    """Rows that draw an offset below 0 (``removal.earlier_share``)."""
     share_smoothed: float
     """Rows that draw an offset above 0."""
 
@@ -193,7 +195,8 @@ def _count(
         _lengths(answer - 1),  # without the end
         _lengths(lengths),
         share_with_cot=float(np.mean(cot > 0)),
-        share_smoothed=float(np.mean(offsets[row_numbers] > 0)) if stage.smooths else 0.0,
+        share_earlier=float(np.mean(offsets[row_numbers] < 0)),
+        share_smoothed=float(np.mean(offsets[row_numbers] > 0)),
     )
 
 

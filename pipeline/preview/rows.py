@@ -40,7 +40,7 @@ class ShownRow:
     row_number: int
     """Its place among the training rows in use, from 0."""
     offset: int | None
-    """The smoothing offset that it draws in the epoch in which the stage begins; None where none is drawn."""
+    """What it loses beyond the stage's number in the epoch in which the stage begins; None where none is drawn."""
     num_cot: int
     """Tokens of its CoT in full."""
     num_removed: int

@@ -64,7 +64,7 @@ def test_marks_tell_everything_without_colour(tmp_path: Path) -> None:
     tables = [" ".join(line.split()) for line in lines]
     for line in ("question 2 5 1", "cot 3 6 removed", "cot 4 7 3 loss", "end <eos> 1 7 loss"):
         assert line in tables
-    assert "1 1.5 / 2 1.0 / 2 1.0 / 1 6.5 / 8 50.0 % 0.0 %" in tables
+    assert "1 1.5 / 2 1.0 / 2 1.0 / 1 6.5 / 8 50.0 % 0.0 % 0.0 %" in tables
     assert "1 0 1 0.0 % 1 x 8" in tables and "1 1 0.0 % 1 x 5" in tables
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -31,7 +32,9 @@ from pipeline.schedule import Stage
 END, PAD = 1, 0
 LAYOUT = SequenceLayout((2,), (3,), END, PAD)
 STAGE = Stage(1, num_removed=2, removes_all=False, first_step=0, smooths=True, resets_optimizer=True)
-RULE = RemovalRule("left", "token", smoothing_lambda=0.5, keep_positions=False, longest_cot=12)
+RULE = RemovalRule(
+    "left", "token", smoothing_lambda=0.5, earlier_share=0.0, keep_positions=False, longest_cot=12
+)
 
 
 def build_examples(cot_lengths: Sequence[int]) -> ExampleSet:
@@ -166,16 +169,16 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_offsets_are_a_function_of_seed_epoch_and_row() -> None:
-    first = epoch_offsets(200, seed=3, epoch=2, smoothing_lambda=0.5)
-    assert (epoch_offsets(200, 3, 2, 0.5) == first).all()
+    first = epoch_offsets(200, seed=3, epoch=2, stage=STAGE, rule=RULE)
+    assert (epoch_offsets(200, 3, 2, STAGE, RULE) == first).all()
     for seed, epoch in ((3, 1), (4, 2), (2, 3)):
-        assert (epoch_offsets(200, seed, epoch, 0.5) != first).any()
-    assert not epoch_offsets(200, 3, 2, float("inf")).any()
+        assert (epoch_offsets(200, seed, epoch, STAGE, RULE) != first).any()
+    assert not epoch_offsets(200, 3, 2, STAGE, replace(RULE, smoothing_lambda=float("inf"))).any()
 
 
 @pytest.mark.parametrize("global_batch_size", [1, 3, 10])
 def test_what_a_row_loses_does_not_depend_on_the_batch_it_is_in(global_batch_size: int) -> None:
-    offsets = epoch_offsets(10, seed=0, epoch=0, smoothing_lambda=0.5)
+    offsets = epoch_offsets(10, seed=0, epoch=0, stage=STAGE, rule=RULE)
     assert offsets.any()
     cot_lengths = EXAMPLES.lengths("cot_ids")
     steps = range(steps_per_epoch(10, global_batch_size))
@@ -193,15 +196,48 @@ def test_no_offset_where_the_stage_does_not_smooth() -> None:
             assert len(row[0]) - 5 == EXAMPLES.lengths("cot_ids")[row_number(row)]
 
 
+# Rows that lose fewer units
+
+ADDS_FOUR = replace(STAGE, num_removed=6, num_added=4)
+
+
+def test_a_share_of_the_rows_loses_fewer_units_and_the_others_draw_as_without_it() -> None:
+    with_share = epoch_offsets(20_000, 3, 2, ADDS_FOUR, replace(RULE, earlier_share=0.4))
+    without = epoch_offsets(20_000, 3, 2, ADDS_FOUR, RULE)
+    fewer = with_share < 0
+    assert set(with_share[fewer]) == {-1, -2, -3, -4}
+    # Four standard errors of 20,000 draws.
+    assert fewer.mean() == pytest.approx(0.4, abs=0.014)
+    assert (with_share[~fewer] == without[~fewer]).all()
+    assert (epoch_offsets(20_000, 3, 3, ADDS_FOUR, replace(RULE, earlier_share=0.4)) != with_share).any()
+
+
+def test_a_stage_that_adds_nothing_has_no_rows_that_lose_fewer() -> None:
+    assert (epoch_offsets(200, 3, 2, STAGE, replace(RULE, earlier_share=0.9)) >= 0).all()
+
+
+def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
+    last = Stage(3, 12, removes_all=True, first_step=0, smooths=True, resets_optimizer=True, num_added=9)
+    rule = replace(RULE, earlier_share=0.6)
+    offsets = epoch_offsets(10, 0, 0, last, rule)
+    assert (offsets < 0).any() and (offsets >= 0).any()
+    for batch in load(range(3), stage=last, rule=rule):
+        for row in rows_in(batch.micro_batches):
+            offset, length = offsets[row_number(row)], EXAMPLES.lengths("cot_ids")[row_number(row)]
+            assert len(row[0]) - 5 == (0 if offset >= 0 else max(length - 12 - offset, 0))
+
+
 def build(stage: Stage, offset: int, cot_length: int = 8, **rule: object) -> tuple[list[int], list[int]]:
     """Return ids and positions of a single row with this offset."""
-    settings_ = {"side": "left", "unit": "token", "smoothing_lambda": 4.0, "keep_positions": False, "longest_cot": 10}
+    settings_ = RemovalRule(
+        "left", "token", smoothing_lambda=4.0, earlier_share=0.5, keep_positions=False, longest_cot=10
+    )
     (row,) = build_rows(
         build_examples([cot_length]),
         np.array([0]),
         np.array([offset]),
         stage,
-        RemovalRule(**{**settings_, **rule}),  # type: ignore[arg-type]
+        replace(settings_, **rule),  # type: ignore[arg-type]
     )
     return row.input_ids.tolist(), row.position_ids.tolist()
 
@@ -219,6 +255,8 @@ def stage_with(num_removed: int, removes_all: bool = False) -> Stage:
         (stage_with(2), 6, "left", []),
         (stage_with(2), 99, "left", []),
         (stage_with(5, removes_all=True), 0, "left", []),  # everything goes at once, though 8 are left
+        (stage_with(5, removes_all=True), -2, "left", [13, 14, 15, 16, 17]),
+        (stage_with(5, removes_all=True), -2, "right", [10, 11, 12, 13, 14]),
     ],
 )
 def test_rows_lose_what_is_scheduled_and_the_offset(stage: Stage, offset: int, side: str, cot_ids: list[int]) -> None:

@@ -1,6 +1,7 @@
 """What `tacit preview` shows: rows and counts worked out by hand, and the same as training takes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from pipeline.batching import IGNORE_INDEX, epoch_offsets, epoch_order
+from pipeline.batching import IGNORE_INDEX, epoch_offsets, epoch_order, removal_rule
 from pipeline.config import ScheduleConfig
 from pipeline.config.schema import AdaptiveConfig
 from pipeline.controller import StageController
@@ -264,17 +265,22 @@ def test_the_rows_are_the_first_that_the_seed_draws(tmp_path: Path) -> None:
 
 
 def test_offsets_are_those_of_the_epoch_and_take_effect(tmp_path: Path) -> None:
-    told = preview(tmp_path, num_rows=4, removal={"smoothing_lambda": 0.7})
+    removal = {"smoothing_lambda": 0.7, "earlier_share": 0.4}
+    told = preview(tmp_path, num_rows=4, removal=removal)
+    config = tiny_config(tmp_path, data__train=str(tmp_path / "rows.txt"), removal=removal)
+    rule = removal_rule(config.removal, load_data(config, build_tokenizer(config.model))[0])
     for stage in told.stages:
         assert stage.epoch == stage.stage.first_step  # one step an epoch
-        drawn = epoch_offsets(4, 0, stage.epoch, 0.7)
-        assert stage.counts.share_smoothed == np.mean(drawn > 0)
+        drawn = epoch_offsets(4, 0, stage.epoch, stage.stage, rule)
+        assert (stage.counts.share_earlier, stage.counts.share_smoothed) == (np.mean(drawn < 0), np.mean(drawn > 0))
         for row in stage.rows:
             assert row.offset == drawn[row.row_number]
             length = COT_LENGTHS[row.row_number]
             scheduled = stage.stage.num_removed + row.offset
-            assert row.num_removed == (length if stage.stage.removes_all else min(scheduled, length))
-    assert any(row.offset for stage in told.stages for row in stage.rows)
+            takes_all = stage.stage.removes_all and row.offset >= 0
+            assert row.num_removed == (length if takes_all else min(scheduled, length))
+    offsets = [row.offset for stage in told.stages for row in stage.rows]
+    assert min(offsets) < 0 < max(offsets)
 
 
 def test_a_held_stage_draws_no_offset(tmp_path: Path) -> None:
@@ -313,8 +319,9 @@ class EngineStandIn:
         {"smoothing_lambda": 0.7, "keep_positions": True},
         {"smoothing_lambda": 0.7, "side": "right"},
         {"smoothing_lambda": 0.7, "unit": "step"},
+        {"smoothing_lambda": 0.7, "earlier_share": 0.5, "keep_positions": True},
     ],
-    ids=["left", "kept positions", "right", "steps"],
+    ids=["left", "kept positions", "right", "steps", "some lose fewer"],
 )
 def test_rows_and_batches_are_what_the_controller_hands_to_the_engine(tmp_path: Path, removal: dict[str, Any]) -> None:
     config = tiny_config(tmp_path, removal=removal, engine={"micro_batch_tokens": 60})

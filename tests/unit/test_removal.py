@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.removal import CoTExample, position_shift, remove_cot_tokens, smoothing_offsets
+from pipeline.removal import CoTExample, earlier_offsets, position_shift, remove_cot_tokens, smoothing_offsets
 
 EXAMPLE = CoTExample((1, 2), (11, 12, 13, 14, 15, 16), (3, 4), cot_step_lengths=(1, 3, 2))
 NO_COT = CoTExample((1, 2), (), (3, 4))
@@ -149,3 +149,21 @@ def test_offsets_come_from_the_generator_alone() -> None:
 )
 def test_position_shift_stops_at_the_longest_cot(num_removed: int, removes_all: bool, shift: int) -> None:
     assert position_shift(num_removed, longest_cot=10, removes_all=removes_all) == shift
+
+
+@pytest.mark.parametrize(("share", "num_added"), [(0.5, 1), (0.3, 9)])
+def test_fewer_units_are_lost_by_a_share_of_the_rows_all_numbers_as_often(share: float, num_added: int) -> None:
+    num_draws = 200_000
+    offsets = earlier_offsets(num_draws, share, num_added, np.random.default_rng(5))
+    assert np.issubdtype(offsets.dtype, np.integer)
+    probabilities = [1 - share, *num_added * [share / num_added]]
+    observed = np.bincount(-offsets, minlength=num_added + 1)
+    assert len(observed) == num_added + 1
+    # Each within four standard errors.
+    for count, probability in zip(observed, probabilities, strict=True):
+        assert count / num_draws == pytest.approx(probability, abs=4 * math.sqrt(0.25 / num_draws))
+
+
+@pytest.mark.parametrize(("share", "num_added"), [(0.0, 9), (0.9, 0)])
+def test_no_row_loses_fewer_without_a_share_or_where_nothing_is_added(share: float, num_added: int) -> None:
+    assert not earlier_offsets(1000, share, num_added, np.random.default_rng(5)).any()

@@ -38,9 +38,9 @@ def test_every_field_of_a_small_table() -> None:
         # Held on the full CoT: nothing is removed, not even by smoothing.
         Stage(0, 0, removes_all=False, first_step=0, smooths=False, resets_optimizer=False),
         Stage(0, 0, removes_all=False, first_step=5, smooths=True, resets_optimizer=False),
-        Stage(1, 1, removes_all=False, first_step=7, smooths=True, resets_optimizer=True),
-        Stage(2, 2, removes_all=False, first_step=9, smooths=True, resets_optimizer=True),
-        Stage(3, 3, removes_all=True, first_step=11, smooths=True, resets_optimizer=True),
+        Stage(1, 1, removes_all=False, first_step=7, smooths=True, resets_optimizer=True, num_added=1),
+        Stage(2, 2, removes_all=False, first_step=9, smooths=True, resets_optimizer=True, num_added=1),
+        Stage(3, 3, removes_all=True, first_step=11, smooths=True, resets_optimizer=True, num_added=1),
     )
 
 
@@ -285,7 +285,7 @@ def test_move(num_removed: int, per_stage: int, decision: str, expected: int, re
     before = held(num_removed, [0.2, 0.3, 0.4], pace=2.0, previous_loss=9.0)
     after = adaptive_move(before, decision, 117, config, last=10)  # type: ignore[arg-type]
     assert after.stage == Stage(
-        3, expected, removes_all=removes_all, first_step=117, smooths=expected > 0, resets_optimizer=resets
+        3, expected, removes_all, 117, smooths=expected > 0, resets_optimizer=resets, num_added=min(per_stage, expected)
     )
     assert after.recent_losses == ()  # the new stage's mean holds no loss of the old one
     assert after.previous_loss == pytest.approx(0.3)
@@ -293,21 +293,22 @@ def test_move(num_removed: int, per_stage: int, decision: str, expected: int, re
 
 
 @pytest.mark.parametrize(
-    ("num_removed", "decision", "expected"),
+    ("num_removed", "decision", "expected", "num_added"),
     [
-        (0, "advance", 4),
-        (4, "advance", 7),
-        (5, "advance", 7),  # a run that started between two
-        (7, "advance", 10),  # behind the last stop comes everything
-        (10, "back", 7),
-        (4, "back", 0),
-        (0, "back", 0),
+        (0, "advance", 4, 4),
+        (4, "advance", 7, 3),
+        (5, "advance", 7, 3),  # a run that started between two
+        (7, "advance", 10, 3),  # behind the last stop comes everything
+        (10, "back", 7, 3),
+        (4, "back", 0, 0),
+        (0, "back", 0, 0),
     ],
 )
-def test_stages_stand_at_the_stops(num_removed: int, decision: str, expected: int) -> None:
+def test_stages_stand_at_the_stops(num_removed: int, decision: str, expected: int, num_added: int) -> None:
     config = replace(ADAPTIVE, stops=[4, 7, 30])  # rows that are shorter than a stop never see it
     after = adaptive_move(held(num_removed, [0.2] * 3), decision, 117, config, last=10)  # type: ignore[arg-type]
     assert (after.stage.num_removed, after.stage.removes_all) == (expected, expected == 10)
+    assert after.stage.num_added == num_added
 
 
 def test_slow_down_is_the_factor() -> None:
@@ -333,4 +334,4 @@ def test_a_run_by_hand() -> None:
             state = adaptive_move(state, decision, step, config, last=2)
             path.append((state.stage.first_step, state.stage.num_removed, state.pace))
     assert path == [(3, 1, 1.0), (7, 0, 2.0), (11, 1, 2.0), (15, 2, 2.0)]
-    assert state.stage == Stage(4, 2, removes_all=True, first_step=15, smooths=True, resets_optimizer=True)
+    assert state.stage == Stage(4, 2, removes_all=True, first_step=15, smooths=True, resets_optimizer=True, num_added=1)
