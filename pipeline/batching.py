@@ -87,9 +87,7 @@ def epoch_offsets(num_rows: int, seed: int, epoch: int, stage: Stage, rule: Remo
 
     A function of (seed, epoch, row), for all stages of an epoch that draw alike.
     """
-    smoothing, earlier = (
-        np.random.default_rng([seed, epoch, stream]) for stream in (SMOOTHING_STREAM, EARLIER_STREAM)
-    )
+    smoothing, earlier = (np.random.default_rng([seed, epoch, stream]) for stream in (SMOOTHING_STREAM, EARLIER_STREAM))
     fewer = earlier_offsets(num_rows, rule.earlier_share, stage.num_added, earlier)
     if not stage.smooths:
         return fewer

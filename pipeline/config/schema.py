@@ -127,7 +127,7 @@ class RemovalConfig:
     smoothing_lambda: float = 4.0
     """Offset o is drawn with P(o) = (1 - e^-lambda) e^(-lambda o); ``.inf`` turns smoothing off."""
     earlier_share: float = 0.0
-    """Share of the rows that lose fewer units: any number, drawn evenly, from the last stage's up to this one's."""
+    """Share of the rows that lose fewer units: as many as in the stage before, or any number between, drawn evenly."""
     keep_positions: bool = False
     """Give what stays the positions it would have behind the longest CoT in full. Left side and tokens only."""
 

@@ -18,7 +18,7 @@ from pipeline.schedule import (
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage, as it will be, rows that lose fewer units included; smoothing, which takes a little more away, is not."""
+    """One stage, as it will be, with the rows that lose fewer units, but not smoothing, which takes a little more."""
 
     num_removed: int
     """Scheduled number of removed CoT units."""

@@ -32,9 +32,7 @@ from pipeline.schedule import Stage
 END, PAD = 1, 0
 LAYOUT = SequenceLayout((2,), (3,), END, PAD)
 STAGE = Stage(1, num_removed=2, removes_all=False, first_step=0, smooths=True, resets_optimizer=True)
-RULE = RemovalRule(
-    "left", "token", smoothing_lambda=0.5, earlier_share=0.0, keep_positions=False, longest_cot=12
-)
+RULE = RemovalRule("left", "token", smoothing_lambda=0.5, earlier_share=0.0, keep_positions=False, longest_cot=12)
 
 
 def build_examples(cot_lengths: Sequence[int]) -> ExampleSet:

@@ -1,7 +1,6 @@
 """What `tacit preview` shows: rows and counts worked out by hand, and the same as training takes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
