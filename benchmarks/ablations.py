@@ -23,6 +23,8 @@ RECIPE = "recipes/ablations_3x2_cpu.yaml"
 DATA, RUNS = Path("data/multiplication_3x2"), Path("runs/ablations")
 TACIT = (sys.executable, "-m", "pipeline")
 NUM_TRAIN = 60_000  # of 81,000 questions
+NUMBER_AT_A_TIME = ("--schedule.kind", "adaptive", "--schedule.adaptive.stops", "[4]")
+ALL_AT_ONCE = ("--schedule.kind", "adaptive", "--schedule.adaptive.removed_per_stage", "10")
 # Positions are kept from the left only, so the right side is to be compared with the line before it.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "baseline": (),
@@ -31,7 +33,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pace_2x": ("--schedule.removed_per_epoch", "4.69"),
     "pace_4x": ("--schedule.removed_per_epoch", "9.38"),
     "adaptive": ("--schedule.kind", "adaptive"),
-    "number_at_a_time": ("--schedule.kind", "adaptive", "--schedule.adaptive.stops", "[4]"),
+    "number_at_a_time": NUMBER_AT_A_TIME,
+    "number_earlier_rows": (*NUMBER_AT_A_TIME, "--removal.earlier_share", "0.5"),
+    "all_at_once": ALL_AT_ONCE,
+    "all_earlier_rows": (*ALL_AT_ONCE, "--removal.earlier_share", "0.5"),
     "positions_not_kept": ("--removal.keep_positions", "false"),
     "right_side": ("--removal.keep_positions", "false", "--removal.side", "right"),
     "no_cot": ("--schedule.kind", "no_cot"),

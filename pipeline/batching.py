@@ -60,6 +60,7 @@ class RemovalRule:
     unit: Unit
     smoothing_lambda: float
     earlier_share: float
+    earlier_from: int
     keep_positions: bool
     longest_cot: int
     """Tokens in the longest training CoT: where kept positions end."""
@@ -72,6 +73,7 @@ def removal_rule(removal: RemovalConfig, examples: ExampleSet) -> RemovalRule:
         removal.unit,
         removal.smoothing_lambda,
         removal.earlier_share,
+        removal.earlier_from,
         removal.keep_positions,
         examples.longest_cot("token"),
     )
@@ -88,7 +90,8 @@ def epoch_offsets(num_rows: int, seed: int, epoch: int, stage: Stage, rule: Remo
     A function of (seed, epoch, row), for all stages of an epoch that draw alike.
     """
     smoothing, earlier = (np.random.default_rng([seed, epoch, stream]) for stream in (SMOOTHING_STREAM, EARLIER_STREAM))
-    fewer = earlier_offsets(num_rows, rule.earlier_share, stage.num_added, earlier)
+    share = rule.earlier_share if stage.num_removed >= rule.earlier_from else 0.0
+    fewer = earlier_offsets(num_rows, share, stage.num_added, earlier)
     if not stage.smooths:
         return fewer
     return np.where(fewer < 0, fewer, smoothing_offsets(num_rows, rule.smoothing_lambda, smoothing))

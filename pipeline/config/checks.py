@@ -14,6 +14,7 @@ MINIMUM = {
     "model.num_positions": 1,
     "lora.rank": 1,
     "schedule.hold_epochs": 0,
+    "removal.earlier_from": 0,
     "schedule.start_removed": 0,
     "schedule.remove_all_beyond": 1,
     "schedule.final_epochs": 0,
@@ -238,6 +239,8 @@ def _check_removal_and_schedule(config: Config) -> Iterator[str]:
         yield "removal.keep_positions (true) needs removal.unit token (it is step); change one of the two."
     if not 0 <= removal.earlier_share < 1:
         yield f"removal.earlier_share ({removal.earlier_share}) must be a share of the rows in [0, 1); correct it."
+    if removal.earlier_from and not removal.earlier_share:
+        yield f"removal.earlier_from ({removal.earlier_from}) is for removal.earlier_share, which is 0; leave it out."
     threshold = schedule.remove_all_beyond
     if threshold is not None and schedule.start_removed > threshold:
         yield (

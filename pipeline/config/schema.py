@@ -128,6 +128,8 @@ class RemovalConfig:
     """Offset o is drawn with P(o) = (1 - e^-lambda) e^(-lambda o); ``.inf`` turns smoothing off."""
     earlier_share: float = 0.0
     """Share of the rows that lose fewer units: as many as in the stage before, or any number between, drawn evenly."""
+    earlier_from: int = 0
+    """Removed units from which on a stage has such rows."""
     keep_positions: bool = False
     """Give what stays the positions it would have behind the longest CoT in full. Left side and tokens only."""
 

@@ -61,7 +61,7 @@ def plan_stages(
         courses = _fixed_course(schedule, steps_per_epoch, lengths.longest_cot(removal.unit))
     plans = []
     for stage, min_steps, max_steps in courses:
-        amounts = _amounts(stage, removal.earlier_share)
+        amounts = _amounts(stage, removal.earlier_share if stage.num_removed >= removal.earlier_from else 0.0)
         shares = np.array([share for share, _, _ in amounts])
         found = [_lengths_at(lengths, removal, number, removes_all) for _, number, removes_all in amounts]
         means, maxima = zip(*found, strict=True)

@@ -32,7 +32,9 @@ from pipeline.schedule import Stage
 END, PAD = 1, 0
 LAYOUT = SequenceLayout((2,), (3,), END, PAD)
 STAGE = Stage(1, num_removed=2, removes_all=False, first_step=0, smooths=True, resets_optimizer=True)
-RULE = RemovalRule("left", "token", smoothing_lambda=0.5, earlier_share=0.0, keep_positions=False, longest_cot=12)
+RULE = RemovalRule(
+    "left", "token", smoothing_lambda=0.5, earlier_share=0.0, earlier_from=0, keep_positions=False, longest_cot=12
+)
 
 
 def build_examples(cot_lengths: Sequence[int]) -> ExampleSet:
@@ -214,6 +216,12 @@ def test_a_stage_that_adds_nothing_has_no_rows_that_lose_fewer() -> None:
     assert (epoch_offsets(200, 3, 2, STAGE, replace(RULE, earlier_share=0.9)) >= 0).all()
 
 
+@pytest.mark.parametrize(("earlier_from", "some_do"), [(6, True), (7, False)])
+def test_rows_lose_fewer_only_from_the_stage_on_that_the_recipe_names(earlier_from: int, some_do: bool) -> None:
+    rule = replace(RULE, earlier_share=0.9, earlier_from=earlier_from)
+    assert (epoch_offsets(200, 3, 2, ADDS_FOUR, rule) < 0).any() == some_do
+
+
 def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
     last = Stage(3, 12, removes_all=True, first_step=0, smooths=True, resets_optimizer=True, num_added=9)
     rule = replace(RULE, earlier_share=0.6)
@@ -228,7 +236,7 @@ def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
 def build(stage: Stage, offset: int, cot_length: int = 8, **rule: object) -> tuple[list[int], list[int]]:
     """Return ids and positions of a single row with this offset."""
     settings_ = RemovalRule(
-        "left", "token", smoothing_lambda=4.0, earlier_share=0.5, keep_positions=False, longest_cot=10
+        "left", "token", smoothing_lambda=4.0, earlier_share=0.5, earlier_from=0, keep_positions=False, longest_cot=10
     )
     (row,) = build_rows(
         build_examples([cot_length]),

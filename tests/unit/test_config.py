@@ -356,6 +356,8 @@ ADAPTIVE = {"schedule__kind": "adaptive"}
         ({"removal__earlier_share": 1}, ["removal.earlier_share (1)", "[0, 1)"]),
         ({"removal__earlier_share": -0.1}, ["removal.earlier_share (-0.1)"]),
         ({"removal__earlier_share": math.nan}, ["removal.earlier_share"]),
+        ({"removal__earlier_from": 4}, ["removal.earlier_from (4)", "removal.earlier_share"]),
+        ({"removal__earlier_from": -1, "removal__earlier_share": 0.5}, ["removal.earlier_from (-1)"]),
         ({"removal__keep_positions": True, "removal__side": "right"}, ["removal.keep_positions", "removal.side"]),
         ({"removal__keep_positions": True, "removal__unit": "step"}, ["removal.keep_positions", "removal.unit"]),
         ({"optim__lr": 0}, ["optim.lr"]),
