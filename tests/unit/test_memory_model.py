@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
@@ -245,7 +246,10 @@ def test_size_with_adapters_on_a_quantised_base() -> None:
 
 
 def counted_flops(config: PretrainedConfig, lora: LoraConfig | None, checkpointing: bool) -> int:
-    """Let PyTorch count a real micro-batch. Its counter knows no fused attention, so that is done in steps here."""
+    """Let PyTorch count a real micro-batch. Its counter knows no fused attention, so that is done in steps here.
+
+    The pass that checkpointing repeats goes to its end: where PyTorch stops it early is not always the same place.
+    """
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     if lora:
         add_adapters(model, lora, seed=0)
@@ -253,7 +257,7 @@ def counted_flops(config: PretrainedConfig, lora: LoraConfig | None, checkpointi
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     ids = torch.zeros(NUM_ROWS, LENGTH, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, set_checkpoint_early_stop(False):
         model(input_ids=ids, logits_to_keep=LABELS, use_cache=False).logits.sum().backward()
     return counter.get_total_flops()
 
@@ -266,10 +270,6 @@ def test_flops_are_those_that_pytorch_counts(lora: LoraConfig | None, checkpoint
     tokens, labels, squares = NUM_ROWS * LENGTH, NUM_ROWS * LABELS, NUM_ROWS * LENGTH**2
     formula = training_flops(size, tokens, labels, squares, checkpointing)
     counted = counted_flops(config, lora, checkpointing)
-    if (
-        checkpointing and not lora
-    ):  # PyTorch ends the repeated pass before a layer's last matrix, whose result nobody needs
-        counted += 6 * 2 * 32 * 80 * tokens
     # The first layer's frozen matrices pass nothing on to the embeddings below: less than a layer's share.
     assert counted <= formula * 1.001
     assert counted == pytest.approx(formula, rel=0.03 if lora else 0.001)
