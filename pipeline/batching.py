@@ -17,7 +17,15 @@ from pipeline.config import RemovalConfig
 from pipeline.examples import ExampleSet
 from pipeline.layout import Row, SequenceLayout, assemble_row
 from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
-from pipeline.removal import Side, Unit, earlier_offsets, position_shift, remove_cot_tokens, smoothing_offsets
+from pipeline.removal import (
+    Side,
+    Unit,
+    earlier_offsets,
+    earlier_share_at,
+    position_shift,
+    remove_cot_tokens,
+    smoothing_offsets,
+)
 from pipeline.schedule import Stage
 
 IGNORE_INDEX = -100
@@ -90,7 +98,7 @@ def epoch_offsets(num_rows: int, seed: int, epoch: int, stage: Stage, rule: Remo
     A function of (seed, epoch, row), for all stages of an epoch that draw alike.
     """
     smoothing, earlier = (np.random.default_rng([seed, epoch, stream]) for stream in (SMOOTHING_STREAM, EARLIER_STREAM))
-    share = rule.earlier_share if stage.num_removed >= rule.earlier_from else 0.0
+    share = earlier_share_at(stage.num_removed, stage.num_added, rule.earlier_share, rule.earlier_from)
     fewer = earlier_offsets(num_rows, share, stage.num_added, earlier)
     if not stage.smooths:
         return fewer

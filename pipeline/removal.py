@@ -34,6 +34,18 @@ def smoothing_offsets(num_rows: int, smoothing_lambda: float, generator: np.rand
     return np.floor(generator.exponential(1.0 / smoothing_lambda, size=num_rows)).astype(np.int64)
 
 
+def earlier_share_at(num_removed: int, num_added: int, share: float, earlier_from: int) -> float:
+    """Return the share of a stage's rows that lose fewer units than the stage says.
+
+    Args:
+        num_removed: Units that the stage removes.
+        num_added: Of these, the ones that the stage before did not remove; without any there is nothing to lose less.
+        share: As the recipe has it (``removal.earlier_share``).
+        earlier_from: Removed units from which on stages have such rows.
+    """
+    return share if num_added and num_removed >= earlier_from else 0.0
+
+
 def earlier_offsets(num_rows: int, share: float, num_added: int, generator: np.random.Generator) -> np.ndarray:
     """Draw which rows lose fewer units than their stage says, and how many fewer, as an integer array (num_rows,).
 
@@ -41,15 +53,15 @@ def earlier_offsets(num_rows: int, share: float, num_added: int, generator: np.r
 
     Args:
         num_rows: Rows to draw for.
-        share: At least 0 and below 1.
+        share: As ``earlier_share_at`` returns it; 0 draws nothing.
         num_added: Units that the stage removes beyond the one before it, >= 0; with 0 every row is left alone.
-        generator: One number is drawn from it for each row, whatever the share.
+        generator: Where the draws come from.
 
     Source: ours; the paper's rows lose what their stage says, or more.
     """
-    draws = generator.random(num_rows)
     if not share or not num_added:
         return np.zeros(num_rows, dtype=np.int64)
+    draws = generator.random(num_rows)
     return np.where(draws < share, -1 - np.floor(draws / share * num_added), 0).astype(np.int64)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.config import RemovalConfig, ScheduleConfig
 from pipeline.plan.lengths import RowLengths
+from pipeline.removal import earlier_share_at
 from pipeline.schedule import (
     Stage,
     adaptive_start,
@@ -61,7 +62,7 @@ def plan_stages(
         courses = _fixed_course(schedule, steps_per_epoch, lengths.longest_cot(removal.unit))
     plans = []
     for stage, min_steps, max_steps in courses:
-        amounts = _amounts(stage, removal.earlier_share if stage.num_removed >= removal.earlier_from else 0.0)
+        amounts = _amounts(stage, removal)
         shares = np.array([share for share, _, _ in amounts])
         found = [_lengths_at(lengths, removal, number, removes_all) for _, number, removes_all in amounts]
         means, maxima = zip(*found, strict=True)
@@ -85,10 +86,11 @@ def plan_stages(
     return plans
 
 
-def _amounts(stage: Stage, earlier_share: float) -> list[tuple[float, int, bool]]:
+def _amounts(stage: Stage, removal: RemovalConfig) -> list[tuple[float, int, bool]]:
     """Return what rows lose at a stage: their share, the number of units, and whether all go."""
     own = (stage.num_removed, stage.removes_all)
-    if not earlier_share or not stage.num_added:
+    earlier_share = earlier_share_at(stage.num_removed, stage.num_added, removal.earlier_share, removal.earlier_from)
+    if not earlier_share:
         return [(1.0, *own)]
     share = earlier_share / stage.num_added
     earlier = [(share, stage.num_removed - back, False) for back in range(1, stage.num_added + 1)]
