@@ -8,11 +8,14 @@ CODE := pipeline tests launchers benchmarks
 GSM8K ?= openai/gsm8k:main
 GSM8K_TEST ?= openai/gsm8k:main
 
+# Of `make reproduce-gsm8k-smollm2`; on a GPU recipes/gsm8k_smollm2.yaml.
+RECIPE ?= recipes/gsm8k_smollm2_cpu.yaml
+
 # Of `make fuzz`, for each property; of `make kills`.
 CASES ?= 1000
 KILLS ?= 100
 
-.PHONY: setup setup-extras fmt lint types test test-slow fuzz audit kills soak bench docs demo gsm8k-cpu reproduce-ablations reproduce-gsm8k-smollm2 clean
+.PHONY: setup setup-extras fmt lint types test test-slow test-gpu fuzz audit kills soak bench docs demo gsm8k-cpu reproduce-ablations reproduce-gsm8k-smollm2 clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +24,7 @@ help:
 	@echo "make demo       set up, train a small model through every stage, print the table"
 	@echo "make test       set up, lint, types, all fast tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make fuzz       broken rows, recipes, command lines and manifests, CASES of each kind"
 	@echo "make audit      the pinned packages among PyPI's known vulnerabilities"
 	@echo "make kills      a training is killed KILLS times, and must lose nothing"
@@ -61,6 +65,9 @@ test: lint types
 
 test-slow: setup-extras models/smollm2-135m-instruct
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup
+	TACIT_TEST_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 fuzz: setup
 	TACIT_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz
@@ -107,7 +114,7 @@ reproduce-multiplication-%: | setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" PUBLISHED="$(PUBLISHED)" launchers/multiplication.sh $*
 
 reproduce-gsm8k-smollm2: models/smollm2-135m-instruct data/gsm8k/train.txt data/gsm8k/test.txt
-	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/gsm8k_smollm2.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/gsm8k_smollm2.sh $(RECIPE)
 
 reproduce-ablations: | setup
 	$(BIN)/python -m benchmarks.ablations

@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers", "datasets", "numpy")
 
 
@@ -63,27 +65,46 @@ def take_turns(variants: Mapping[str, Callable[[], object]], repeats: int = 5, w
 class MatrixProduct:
     """A square matrix product: calling it does one, by which a machine's limit is measured."""
 
-    def __init__(self, dtype: torch.dtype, size: int = 1536) -> None:
-        self._left, self._right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
+        size = 8192 if device.type == "cuda" else 1536
+        self._left, self._right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
         self.flops = 2 * size**3
 
     def __call__(self) -> None:
         """Do one product."""
         torch.nn.functional.linear(self._left, self._right)
+        wait_for(self._left.device)
 
 
-def memory_bandwidth(mebibytes: int = 256, repeats: int = 5) -> float:
+def wait_for(device: torch.device) -> None:
+    """Return when a device has done all it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_bandwidth(device: torch.device = CPU, mebibytes: int = 256, repeats: int = 5) -> float:
     """Return the bytes/s that a copy of a tensor too large for the caches reads and writes, the best of several."""
-    source = torch.ones(mebibytes * 2**18)
+    source = torch.ones(mebibytes * 2**18, device=device)
     target = torch.empty_like(source)
-    timing = take_turns({"copy": lambda: target.copy_(source)}, repeats)["copy"]
+
+    def copy() -> None:
+        target.copy_(source)
+        wait_for(device)
+
+    timing = take_turns({"copy": copy}, repeats)["copy"]
     return 2 * mebibytes * 2**20 / min(timing.seconds)
+
+
+def where() -> str:
+    """Return what computes, in a few words."""
+    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} threads"
 
 
 def machine() -> dict[str, Any]:
     """Return what a figure depends on besides the code."""
     return {
         "cpu": _cpu_name(),
+        "gpu": torch.cuda.get_device_name() if DEVICE.type == "cuda" else None,
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),

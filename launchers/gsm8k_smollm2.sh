@@ -1,24 +1,19 @@
 #!/usr/bin/env bash
-# SmolLM2-135M on GSM8K's own training rows, on two cores: the curriculum, then No CoT trained for as long, then the first
-# 200 test rows asked of every kept stage and of both models. Cut short, the same command goes on where it was.
+# SmolLM2-135M on GSM8K's own training rows: the curriculum, then No CoT on as many rows, then the first 200 test rows
+# asked of every kept stage and of both models. Cut short, the same command goes on where it was.
 #
-#   launchers/gsm8k_smollm2.sh [SEED [FOLDER [SETTING ...]]]
+#   launchers/gsm8k_smollm2.sh RECIPE [SEED [FOLDER [SETTING ...]]]
 #
-# Wants models/smollm2-135m-instruct and data/gsm8k (`make reproduce-gsm8k-smollm2` makes both). FOLDER: where runs/ goes,
-# this one if not given. SETTING: as `tacit train` takes them.
+# RECIPE: recipes/gsm8k_smollm2.yaml for a GPU, recipes/gsm8k_smollm2_cpu.yaml for two cores. Wants
+# models/smollm2-135m-instruct and data/gsm8k (`make reproduce-gsm8k-smollm2` makes both). FOLDER: where runs/ goes, this
+# one if not given. SETTING: as `tacit train` takes them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seed=${1:-0} output=${2:-.}
-settings=(--config recipes/gsm8k_smollm2_cpu.yaml --run.seed "$seed" "${@:3}")
+recipe=$1 seed=${2:-0} output=${3:-.}
+settings=(--config "$recipe" --run.seed "$seed" "${@:4}")
 run=$output/runs/gsm8k_smollm2_seed$seed
 test=$output/runs/gsm8k_test_200.txt
-
-# No CoT has shorter rows. Trained on as many tokens, it is trained for as long.
-tokens() {
-    tacit plan "${settings[@]}" "$@" --json | python -c "import json, sys; print(json.load(sys.stdin)['fastest']['tokens'])"
-}
-all=$(tokens) thousand_steps=$(tokens --schedule.kind no_cot --schedule.max_steps 1000)
-steps=$(python -c "print(round(1000 * $all / $thousand_steps))")
+steps=$(tacit plan "${settings[@]}" --json | python -c "import json, sys; print(json.load(sys.stdin)['fastest']['steps'])")
 
 tacit train "${settings[@]}" --resume --run.output_dir "$run"
 tacit train "${settings[@]}" --resume --run.output_dir "${run}_no_cot" \

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ["DS_ACCELERATOR"] = "cpu"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "TACIT_TEST_GPU" not in os.environ:  # all tests but those of `make test-gpu` are to run alike everywhere
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what runs in the background deaf to Ctrl-C, and so would be all that the tests start and interrupt.

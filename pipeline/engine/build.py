@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import deepspeed
 import torch._dynamo  # noqa: F401  (imported inside zero.Init it fails on a signature check)
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from pipeline.config import EngineConfig, OptimConfig
 from pipeline.ds_config import fill_ds_config, load_ds_config
 from pipeline.engine.engine import Engine
+from pipeline.engine.master_weights import step_all_at_once
 from pipeline.engine.optimizer import make_optimizer
 from pipeline.errors import UserError
 from pipeline.ranks import world_size
@@ -56,6 +58,8 @@ def build_engine(
     if world_size() == 1 and ds_engine.zero_optimization_stage() == 0:
         # There is nobody to share gradients with, and DeepSpeed would copy all of them to do so.
         ds_engine.enable_backward_allreduce = False
+    if isinstance(ds_engine.optimizer, FP16_UnfusedOptimizer):  # bf16 without ZeRO
+        step_all_at_once(ds_engine.optimizer)
     engine = Engine(ds_engine, optimizer, seed, padding_free=padding_free)
     # With bf16 and no ZeRO, DeepSpeed allocates the moments by a step on zero gradients, which counts as the first.
     engine.reset_optimizer_state()

@@ -80,7 +80,8 @@ class Engine:
         torch.manual_seed(hash((self._seed, batch.step, rank())) % 2**63)
         for group in self._base_optimizer.param_groups:
             group["lr"] = learning_rate
-        self._ds.train()
+        if not self.model.training:  # it goes through all modules
+            self._ds.train()
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for i, micro_batch in enumerate(batch.micro_batches):
             self._ds.set_gradient_accumulation_boundary(i == len(batch.micro_batches) - 1)

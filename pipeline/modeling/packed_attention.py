@@ -1,9 +1,11 @@
 """Attention over packed rows: one line of tokens without padding, each row seeing itself alone.
 
-Flash attention computes it so. Here PyTorch's own attention does, on any device and in any precision: rows are padded
-inside the attention alone, so everything else (matrices, activations, norms) runs without padding.
+In half precision on a GPU of compute capability 8.0 or more, PyTorch's flash attention computes it so. Anywhere else
+its plain attention does, in any precision: rows are padded inside the attention alone, so everything else (matrices,
+activations, norms) runs without padding.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,6 +61,8 @@ def packed_sdpa(
     """
     if padded_index is None or cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if _has_flash(query, value, kwargs):
+        return _flash(query, key, value, cu_seq_lens_q, max_length_q, sliding_window, **kwargs), None
     num_rows, longest = len(cu_seq_lens_q) - 1, max_length_q
 
     all_alike = len(padded_index) == num_rows * longest  # then there is nothing to pad
@@ -79,6 +83,49 @@ def packed_sdpa(
     output, _ = sdpa_attention_forward(module, pad(query), pad(key), pad(value), mask, **kwargs)
     output = output.flatten(0, 1)
     return (output if all_alike else output.index_select(0, padded_index))[None], None
+
+
+def _has_flash(query: torch.Tensor, value: torch.Tensor, settings: Mapping[str, Any]) -> bool:
+    head_dim = query.shape[-1]
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and head_dim == value.shape[-1]
+        and head_dim % 8 == 0
+        and head_dim <= 256
+        and settings.get("softcap") is None
+        and settings.get("position_bias") is None
+    )
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_lens: torch.Tensor,
+    longest: int,
+    sliding_window: int | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    # torch.nn.attention.varlen offers this without dropout, which GPT-2 is trained with.
+    output, *_rest = torch.ops.aten._flash_attention_forward(
+        *(packed[0].transpose(0, 1) for packed in (query, key, value)),  # (tokens, heads, head_dim)
+        cu_seq_lens,
+        cu_seq_lens,
+        longest,
+        longest,
+        dropout,
+        True,  # causal
+        False,  # no debug mask
+        scale=scaling,
+        window_size_left=-1 if sliding_window is None else sliding_window - 1,
+        window_size_right=0,
+    )
+    return output[None]
 
 
 def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:

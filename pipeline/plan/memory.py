@@ -196,8 +196,8 @@ def _step(size: ModelSize, place: Placement) -> Memory:
     share = _share(size, place)
     updated = min(share, zero.sub_group) if zero.stage == 3 else share  # weights in one go
     fp32_copy = FP32_BYTES * updated if width < FP32_BYTES else 0
-    if place.optimizer != "adamw":
-        intermediate = 0  # in place, block by block
+    if place.optimizer != "adamw" or (zero.stage == 0 and not place.on_cpu):
+        intermediate = 0  # in place: block by block, or fused
     elif place.on_cpu:
         intermediate = 2 * FP32_BYTES * (size.largest_trained if zero.stage == 0 else updated)
     else:

@@ -115,7 +115,7 @@ def gathered_equals_exported(ds_config: str) -> bool:
     engine = tiny_engine(ds_config, "fp32")
     engine.train_step(tiny_batch(1000), 1e-2)
     with engine.gathered() as model:
-        seen = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        seen = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
     exported = engine.gathered_weights()
     engine.train_step(tiny_batch(1000), 1e-2)
     return rank() != 0 or all(torch.equal(seen[name], exported[name]) for name in seen)

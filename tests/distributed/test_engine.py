@@ -1,6 +1,7 @@
 """DeepSpeed on two real ranks: same losses as one, and a reset that resets all it must and nothing else."""
 
 import pytest
+import torch
 
 from pipeline.engine import init_distributed
 from tests.distributed import jobs
@@ -59,3 +60,19 @@ def test_reset_is_a_fresh_optimizer_on_the_same_weights(two_ranks: RankPool, ds_
 @pytest.mark.parametrize("ds_config", DS_CONFIGS)
 def test_weights_that_generate_are_the_weights_saved(two_ranks: RankPool, ds_config: str) -> None:
     assert all(two_ranks.run(jobs.gathered_equals_exported, ds_config))
+
+
+def test_masters_are_stepped_at_once_as_deepspeed_steps_them_one_by_one() -> None:
+    init_distributed()
+    ours, theirs = (jobs.tiny_engine("zero0", "bf16") for _ in range(2))
+    del theirs._ds.optimizer.step  # the class's own comes back
+    batch = jobs.tiny_batch(1000)
+    for step in range(4):
+        norms = [engine.train_step(batch, 1e-2).grad_norm for engine in (ours, theirs)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+        assert (norms[0] > jobs.OPTIM.max_grad_norm) == (step == 0)  # clipped, and not
+        for (mine, state), (other, others_state) in zip(ours.optimizer_state(), theirs.optimizer_state(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(state["exp_avg_sq"], others_state["exp_avg_sq"], rtol=1e-4, atol=1e-9)
+    weights = [list(engine.model.parameters()) for engine in (ours, theirs)]
+    assert all(torch.equal(mine, other) for mine, other in zip(*weights, strict=True))

@@ -120,9 +120,10 @@ def test_a_recipe_of_the_paper_plans_as_its_head_says(
 
 
 FROM_SCRATCH = ("demo", "multiplication_3x3_cpu", "multiplication_4x4_cpu", "ablations_3x2_cpu")
+SMOLLM2 = ("smollm2_gsm8k_cpu", "gsm8k_smollm2", "gsm8k_smollm2_cpu")
 
 
-@pytest.mark.parametrize("name", [*FROM_SCRATCH, "smollm2_gsm8k_cpu", "gsm8k_smollm2_cpu", "your_data"])
+@pytest.mark.parametrize("name", [*FROM_SCRATCH, *SMOLLM2, "your_data"])
 def test_the_other_recipes_plan_as_well(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))
@@ -135,7 +136,7 @@ def test_the_other_recipes_plan_as_well(name: str, tmp_path: Path, capsys: pytes
 
 def test_every_recipe_is_planned() -> None:
     others = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {path.stem for path in PAPER_RECIPES}
-    assert others == {*FROM_SCRATCH, "smollm2_gsm8k_cpu", "gsm8k_smollm2_cpu", "your_data", "graph_reasoning"}
+    assert others == {*FROM_SCRATCH, *SMOLLM2, "your_data", "graph_reasoning"}
 
 
 def test_the_recipe_for_graphs_holds_the_stages_that_its_head_says() -> None:
