@@ -58,9 +58,6 @@ def check_attention(
             remedy = "set model.attention auto"
             return [Finding("attention", "fault", f"{found}, but it needs a GPU and engine.precision bf16", remedy)]
         importlib.import_module("flash_attn")
-    elif torch.cuda.is_available() and "flash-attn is not installed" in why:
-        remedy = "pip install flash-attn --no-build-isolation, which compiles it; or leave it: sdpa is exact too"
-        return [Finding("attention", "note", found, remedy)]
     return [Finding("attention", "ok", found)]
 
 
