@@ -9,7 +9,7 @@
 # one if not given. SETTING: as `tacit train` takes them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-recipe=$1 seed=${2:-0} output=${3:-.}
+recipe=${1:?"name a recipe, such as recipes/gsm8k_smollm2.yaml"} seed=${2:-0} output=${3:-.}
 settings=(--config "$recipe" --run.seed "$seed" "${@:4}")
 run=$output/runs/gsm8k_smollm2_seed$seed
 test=$output/runs/gsm8k_test_200.txt
