@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers", "datasets", "numpy")
 
@@ -65,31 +64,31 @@ def take_turns(variants: Mapping[str, Callable[[], object]], repeats: int = 5, w
 class MatrixProduct:
     """A square matrix product: calling it does one, by which a machine's limit is measured."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
-        size = 8192 if device.type == "cuda" else 1536
-        self._left, self._right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    def __init__(self, dtype: torch.dtype) -> None:
+        size = 8192 if DEVICE.type == "cuda" else 1536
+        self._left, self._right = (torch.randn(size, size, dtype=dtype, device=DEVICE) for _ in range(2))
         self.flops = 2 * size**3
 
     def __call__(self) -> None:
         """Do one product."""
         torch.nn.functional.linear(self._left, self._right)
-        wait_for(self._left.device)
+        wait()
 
 
-def wait_for(device: torch.device) -> None:
-    """Return when a device has done all it was told to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def wait() -> None:
+    """Return when the device has done all it was told to."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize(DEVICE)
 
 
-def memory_bandwidth(device: torch.device = CPU, mebibytes: int = 256, repeats: int = 5) -> float:
+def memory_bandwidth(mebibytes: int = 256, repeats: int = 5) -> float:
     """Return the bytes/s that a copy of a tensor too large for the caches reads and writes, the best of several."""
-    source = torch.ones(mebibytes * 2**18, device=device)
+    source = torch.ones(mebibytes * 2**18, device=DEVICE)
     target = torch.empty_like(source)
 
     def copy() -> None:
         target.copy_(source)
-        wait_for(device)
+        wait()
 
     timing = take_turns({"copy": copy}, repeats)["copy"]
     return 2 * mebibytes * 2**20 / min(timing.seconds)

@@ -21,8 +21,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[1]
-CUDA_BYTES = 2**30
-SEPARATE = {"data.cache_dir": "cache", "run.output_dir": "run"}
+CUDA_GIB = 1
 
 
 def write_random_model(architecture: str, tokenizer: str, folder: Path) -> None:
@@ -35,16 +34,15 @@ def write_random_model(architecture: str, tokenizer: str, folder: Path) -> None:
 
 def measure(recipe: str, folder: Path, gib: float, steps: int, settings: list[str]) -> dict[str, Any]:
     """Train ``steps`` steps, evaluate once, and return what it took beside what the plan says."""
-    arguments = ["--config", recipe, "--model.name_or_path", str(folder / "model"), *settings]
-    for field, name in SEPARATE.items():
-        arguments += [f"--{field}", str(folder / name)]
-    share = (gib * 2**30 - CUDA_BYTES) / torch.cuda.get_device_properties(0).total_memory
+    places = {"model.name_or_path": "model", "data.cache_dir": "cache", "run.output_dir": "run"}
+    arguments = ["--config", recipe, *settings, *(f"--{field}={folder / name}" for field, name in places.items())]
+    share = (gib - CUDA_GIB) * 2**30 / torch.cuda.get_device_properties(0).total_memory
     limited = {**os.environ, "PYTORCH_ALLOC_CONF": f"per_process_memory_fraction:{share:.4f},expandable_segments:True"}
     few = ["--schedule.max_steps", str(steps), "--run.log_every", "1", "--run.keep_every", "null", "--quiet"]
-    begin = [sys.executable, "-m", "pipeline"]
-    subprocess.run([*begin, "train", *arguments, *few], cwd=ROOT, env=limited, check=True)
+    tacit = [sys.executable, "-m", "pipeline"]
+    subprocess.run([*tacit, "train", *arguments, *few], cwd=ROOT, env=limited, check=True)
     plan = subprocess.run(
-        [*begin, "plan", *arguments, "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        [*tacit, "plan", *arguments, "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
     planned = json.loads(plan.stdout)
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -52,7 +50,7 @@ def measure(recipe: str, folder: Path, gib: float, steps: int, settings: list[st
     return {
         "gpu": torch.cuda.get_device_name(),
         "recipe": recipe,
-        "limit GiB": gib - 1,
+        "limit GiB": gib - CUDA_GIB,
         "planned GiB": round(planned["peak_bytes"] / 2**30, 2),
         "planned phase": planned["peak_phase"],
         "measured GiB": round(max(row["memory_mib"] for row in rows if "memory_mib" in row) / 2**10, 2),

@@ -72,7 +72,7 @@ def run(
         AssertionError: If the losses differ by more than ``TOLERANCE``.
     """
     init_distributed()
-    bandwidth = memory_bandwidth(DEVICE)
+    bandwidth = memory_bandwidth()
     section = Section(
         "Training",
         f"Examples/s over the baseline's, median (extremes) of {repeats} turns, {where()}, {precision}, "
@@ -91,7 +91,7 @@ def measure_model(
 ) -> Iterator[dict[str, Any]]:
     """Measure one model; its weights are shared by nobody, since both sides keep an optimizer state for them."""
     plain, engine = random_model(SHAPES[name]).to(DEVICE), _engine(name, precision)
-    config, product = plain.config, MatrixProduct(DTYPES[precision], DEVICE)
+    config, product = plain.config, MatrixProduct(DTYPES[precision])
     size = build_fake_model(config, ModelConfig(), LoraConfig(), torch.float32).size
     for task in tasks:
         num_rows = NUM_ROWS[name][TASKS.index(task)] * SCALE

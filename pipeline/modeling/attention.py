@@ -5,9 +5,7 @@ import importlib.util
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.modeling.packed_attention import PACKED_SDPA, PACKING, can_pack
-
-HALF = (torch.bfloat16, torch.float16)
+from pipeline.modeling.packed_attention import HALF, PACKED_SDPA, PACKING, can_pack
 
 
 def choose_attention(wanted: str, dtype: torch.dtype, model_class: type[PreTrainedModel]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+HALF = (torch.bfloat16, torch.float16)  # what flash attention computes in
 PACKED_SDPA = "packed_sdpa"
 PACKING = (PACKED_SDPA, "flash_attention_2")
 # Attention that sees a row's own tokens and nothing else; convolutions or states would run on into the next row.
@@ -89,7 +90,7 @@ def _has_flash(query: torch.Tensor, value: torch.Tensor, settings: Mapping[str, 
     head_dim = query.shape[-1]
     return (
         query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.dtype in HALF
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and head_dim == value.shape[-1]
         and head_dim % 8 == 0
