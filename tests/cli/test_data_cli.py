@@ -2,23 +2,21 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli.data import COMMANDS
 from pipeline.records import read_records
+from tests import forked
+from tests.tiny import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 GSM8K_ROW = {"question": "How many?", "answer": "It is 1+1=<<1+1=2>>2.\nThen 2*3=<<2*3=6>>6.\n#### 6"}
 
 
 def tacit(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    finished = subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    finished = forked.tacit(*arguments)
     assert finished.returncode == code, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished

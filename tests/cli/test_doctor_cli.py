@@ -5,18 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.forked import tacit
 from tests.tiny import ROOT, shell_environment, write_recipe
 
 
-def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "doctor", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=shell_environment(**environment)
-    )
-
-
 def test_a_fit_machine_exits_with_0_and_stdout_is_json(tmp_path: Path) -> None:
-    finished = doctor("--json", f"--config={write_recipe(tmp_path)}")
+    finished = tacit("doctor", "--json", f"--config={write_recipe(tmp_path)}")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     result = json.loads(finished.stdout)
     assert result["num_faults"] == 0
@@ -30,7 +24,7 @@ def test_a_fit_machine_exits_with_0_and_stdout_is_json(tmp_path: Path) -> None:
 def test_faults_exit_with_1_and_stand_in_the_table_with_their_remedy(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "train.txt").unlink()
-    finished = doctor(f"--config={recipe}", GLOO_SOCKET_IFNAME="nowhere0", TERM="dumb")
+    finished = tacit("doctor", f"--config={recipe}", GLOO_SOCKET_IFNAME="nowhere0", TERM="dumb")
     assert finished.returncode == 1
     assert "Traceback" not in finished.stdout + finished.stderr
     lines = finished.stdout.splitlines()
@@ -42,7 +36,14 @@ def test_faults_exit_with_1_and_stand_in_the_table_with_their_remedy(tmp_path: P
 
 def test_a_package_that_does_not_import_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "transformers.py").write_text("raise ImportError('built for another torch')\n")
-    finished = doctor("--json", PYTHONPATH=str(tmp_path))
+    finished = subprocess.run(
+        [sys.executable, "-m", "pipeline", "doctor", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=shell_environment(PYTHONPATH=str(tmp_path)),
+    )
     assert finished.returncode == 1
     assert finished.stderr == ""
     fault = json.loads(finished.stdout)["checks"][-1]
@@ -55,7 +56,7 @@ def test_wrong_use_exits_with_2() -> None:
         (("--config", "nowhere.yaml"), "--config nowhere.yaml: no such file"),
         (("--jsn",), "--jsn: unknown option of tacit doctor. Did you mean --json?"),
     ):
-        finished = doctor(*arguments)
+        finished = tacit("doctor", *arguments)
         assert (finished.returncode, finished.stdout) == (2, "")
         (line,) = finished.stderr.splitlines()
         assert line.startswith("tacit: error: ") and says in line

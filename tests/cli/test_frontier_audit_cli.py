@@ -16,18 +16,12 @@ from pipeline.cli.main import main
 from pipeline.records import write_records
 from pipeline.tasks import Automaton, generate_splits
 from pipeline.train import train
+from tests.forked import tacit
 from tests.tiny import RECIPE, ROOT, free_port, shell_environment, tiny_config
 
-TACIT = [sys.executable, "-m", "pipeline"]
 LAUNCHER = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port()), "--num_gpus", "2"]
 LAUNCHER += ["--no_local_rank", "--module", "pipeline"]
 LOCK = tuple(tuple((state + max(digit - 6, 0)) % 4 for digit in range(10)) for state in range(4))
-
-
-def _tacit(home: Path, *arguments: str, launcher: list[str] = TACIT) -> subprocess.CompletedProcess[str]:
-    environment = shell_environment(PYTHONPATH=str(ROOT), HOME=str(home), NO_COLOR="1")
-    command = [*launcher, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +50,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def frontier(lock: Path) -> dict[str, Any]:
     """The frontier of the run, measured through the shell."""
     options = ["--data", str(lock / "test.txt"), "--num_timed", "3", "--json"]
-    done = _tacit(lock, "frontier", str(lock / "run"), *options)
+    done = tacit("frontier", lock / "run", *options, HOME=str(lock), NO_COLOR="1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("of 60 right") == 3, "each stage is told of as it is evaluated"
     return json.loads(done.stdout)
@@ -106,7 +100,9 @@ def test_the_frontier_agrees_with_evaluate(
 @pytest.mark.slow
 def test_the_frontier_on_two_ranks_and_one_model_at_a_time(lock: Path, frontier: dict[str, Any]) -> None:
     options = ["--data", str(lock / "test.txt"), "--num_timed", "2", "--json", "--one_at_a_time"]
-    done = _tacit(lock, "frontier", str(lock / "run"), *options, launcher=LAUNCHER)
+    command = [*LAUNCHER, "frontier", str(lock / "run"), *options]
+    environment = shell_environment(PYTHONPATH=str(ROOT), HOME=str(lock), NO_COLOR="1")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith('{"data"'))
     points = json.loads(line)["points"]
@@ -134,7 +130,8 @@ def test_an_audit_agrees_with_evaluate(
     lock: Path, frontier: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     test, samples = lock / "test.txt", lock / "samples.jsonl"
-    done = _tacit(lock, "audit", str(lock / "run"), "--data", str(test), "--no_cot", str(lock / "no_cot"), "--json")
+    arguments = ["--data", test, "--no_cot", lock / "no_cot", "--json"]
+    done = tacit("audit", lock / "run", *arguments, HOME=str(lock), NO_COLOR="1")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert json.loads((lock / "run" / "audit.json").read_text()) == found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import tacit
 from tests.tiny import ROOT, free_port, shell_environment, write_recipe
 
 LAUNCHER = [
@@ -19,7 +20,6 @@ LAUNCHER = [
     "--module",
     "pipeline",
 ]
-TACIT = [sys.executable, "-m", "pipeline"]
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,8 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_stdout_holds_the_result_and_nothing_else(tmp_path: Path) -> None:
-    trained = _run(*TACIT, "train", "--config", str(write_recipe(tmp_path, schedule__max_steps=3)), "--json")
+    recipe = str(write_recipe(tmp_path, schedule__max_steps=3))
+    trained = _run(sys.executable, "-m", "pipeline", "train", "--config", recipe, "--json")
     assert json.loads(trained.stdout)["num_steps"] == 3
 
 
@@ -47,14 +48,14 @@ def test_train_resume_and_evaluate_through_the_launcher(tmp_path: Path) -> None:
 
     folders = [str(tmp_path / "run" / "stages" / "removed_0000"), str(tmp_path / "run" / "model")]
     common = ["--data", str(tmp_path / "test.txt"), "--num_timed", "2", "--json"]
-    one = _run(*TACIT, "evaluate", "--model", folders[1], *common, "--samples", str(tmp_path / "samples.jsonl"))
+    one = tacit("evaluate", "--model", folders[1], *common, "--samples", tmp_path / "samples.jsonl")
     assert one.returncode == 0, one.stderr
     report = json.loads(one.stdout)
     assert report["num_examples"] == 9 and 0 <= report["accuracy"] <= 1 and report["examples_per_second"] > 0
     samples = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert len(samples) == 9
 
-    scored = _run(*TACIT, "score", str(tmp_path / "samples.jsonl"), "--json")
+    scored = tacit("score", tmp_path / "samples.jsonl", "--json")
     assert json.loads(scored.stdout)["accuracy"] == report["accuracy"]
 
     both = _run(*LAUNCHER, "evaluate", "--model", *folders, *common)
@@ -64,7 +65,11 @@ def test_train_resume_and_evaluate_through_the_launcher(tmp_path: Path) -> None:
     assert table[1]["accuracy"] == report["accuracy"]
 
 
-@pytest.mark.parametrize("mistake", [["--optim.lrr", "3"], ["--data.train", "nowhere.txt"]])
+@pytest.mark.parametrize(
+    "mistake",
+    [["--optim.lrr", "3"], pytest.param(["--data.train", "nowhere.txt"], marks=pytest.mark.slow)],
+    ids=["before all else", "in the data"],
+)
 def test_a_mistake_under_the_launcher_is_told_once_without_traceback(tmp_path: Path, mistake: list[str]) -> None:
     failed = _run(*LAUNCHER, "train", "--config", str(write_recipe(tmp_path)), *mistake)
     assert failed.returncode != 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import tacit
 from tests.tiny import ROOT, write_recipe
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -15,13 +16,8 @@ pytestmark = pytest.mark.usefixtures("own_home")
 GPT2 = "recipes/architectures/gpt2"
 
 
-def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "plan", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
 def refusal(*arguments: str) -> str:
-    finished = plan(*arguments)
+    finished = tacit("plan", *arguments)
     assert (finished.returncode, finished.stdout) == (2, ""), finished.stderr
     (line,) = [line for line in finished.stderr.splitlines() if line.startswith("tacit: error: ")]
     assert "Traceback" not in finished.stderr
@@ -30,12 +26,12 @@ def refusal(*arguments: str) -> str:
 
 def test_plan_of_a_recipe_with_data(tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path))
-    finished = plan("--config", recipe)
+    finished = tacit("plan", "--config", recipe)
     assert finished.returncode == 0, finished.stderr
     assert "56 rows in batches of 8: 7 optimizer steps an epoch." in finished.stdout
     for word in ("4 (all)", "optimizer steps", "FLOPs of training", "evaluation", "24 GB: fits", "MiB on each GPU"):
         assert word in finished.stdout
-    as_json = plan("--config", recipe, "--json")
+    as_json = tacit("plan", "--config", recipe, "--json")
     told = json.loads(as_json.stdout)
     assert [stage["num_removed"] for stage in told["stages"]] == [0, 1, 2, 3, 4]
     assert told["fastest"]["steps"] == told["slowest"]["steps"] == sum(stage["min_steps"] for stage in told["stages"])
@@ -45,7 +41,9 @@ def test_plan_of_a_recipe_with_data(tmp_path: Path) -> None:
 
 
 def test_plan_without_recipe_data_or_tokenizer() -> None:
-    finished = plan("--model.name_or_path", GPT2, "--lengths", "808000,12,46,10", "--gpus=4", "--mfu", "0.5", "--json")
+    finished = tacit(
+        "plan", "--model.name_or_path", GPT2, "--lengths", "808000,12,46,10", "--gpus=4", "--mfu", "0.5", "--json"
+    )
     assert finished.returncode == 0, finished.stderr
     told = json.loads(finished.stdout)
     assert (told["num_rows"], told["num_weights"], told["num_gpus"], told["mfu"]) == (808_000, 124_439_808, 4, 0.5)
@@ -113,7 +111,7 @@ def test_wrong_use_is_told_in_one_line(arguments: tuple[str, ...], says: str) ->
 
 
 def test_help_names_options_and_settings() -> None:
-    finished = plan("--help")
+    finished = tacit("plan", "--help")
     assert (finished.returncode, finished.stderr) == (0, "")
     for option in ("--gpus", "--rows", "--lengths", "--tflops", "--mfu", "--json", "--config", "--engine.precision"):
         assert option in finished.stdout

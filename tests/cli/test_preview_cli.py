@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ from pipeline.cli.main import main
 from pipeline.cli.preview_text import row_text, share_of_padding, visible
 from pipeline.preview.preview import MicroBatchShape
 from pipeline.preview.rows import Token
+from tests.forked import tacit
 from tests.gpt2_style import END, build_gpt2_style
-from tests.tiny import ROOT, shell_environment, write_recipe
+from tests.tiny import ROOT, write_recipe
 
 ROWS = "1 2||3 4 5 #### 6\n7||8 #### 9\n"
 SETTINGS: dict[str, Any] = {
@@ -29,12 +28,6 @@ def recipe(folder: Path, rows: str = ROWS, **overrides: Any) -> str:
     return str(write_recipe(folder, **{"data__train": str(folder / "rows.txt"), **SETTINGS, **overrides}))
 
 
-def preview(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "preview", *arguments]
-    environment = shell_environment(**variables)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
-
-
 def lines_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     assert main(["preview", *arguments]) == 0
     return [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -44,7 +37,7 @@ def lines_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
 
 
 def test_marks_tell_everything_without_colour(tmp_path: Path) -> None:
-    finished = preview("--config", recipe(tmp_path), "--stages", "0,1,last", "--ranks=2", "--positions")
+    finished = tacit("preview", "--config", recipe(tmp_path), "--stages", "0,1,last", "--ranks=2", "--positions")
     assert finished.returncode == 0, finished.stderr
     assert "\x1b" not in finished.stdout
     lines = [line.strip() for line in finished.stdout.splitlines()]
@@ -79,7 +72,7 @@ def test_json_of_a_recipe_whose_model_has_no_weights(tmp_path: Path) -> None:
         format={},  # the paper's
         removal={"smoothing_lambda": float("inf"), "unit": "step"},
     )
-    finished = preview("--config", path, "--json", "--stages", "1")
+    finished = tacit("preview", "--config", path, "--json", "--stages", "1")
     assert finished.returncode == 0, finished.stderr
     told = json.loads(finished.stdout)
     assert (told["num_rows"], told["num_removed"]) == (1, [0, 1, 2])
@@ -127,7 +120,7 @@ def test_wrong_use_is_told_in_one_line(
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
-    finished = preview("--config", recipe(tmp_path), "--stages", "0,4")
+    finished = tacit("preview", "--config", recipe(tmp_path), "--stages", "0,4")
     assert (finished.returncode, finished.stdout) == (2, "")
     (line,) = [line for line in finished.stderr.splitlines() if line.startswith("tacit: error: ")]
     assert line == (

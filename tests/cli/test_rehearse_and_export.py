@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,13 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.cli.main import main
 from pipeline.export import export_model
 from pipeline.word_tokenizer import build_word_tokenizer
-from tests.tiny import ROOT, shell_environment, write_recipe
-
-
-def _tacit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", *arguments]
-    environment = shell_environment()
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, check=False)
+from tests.forked import tacit
+from tests.tiny import write_recipe
 
 
 def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: Path) -> None:
@@ -31,7 +24,7 @@ def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: 
         engine__precision="bf16",
         run__output_dir=f"{tmp_path}/run/",
     )
-    done = _tacit("train", "--config", str(recipe), "--rehearse", "--json")
+    done = tacit("train", "--config", str(recipe), "--rehearse", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["num_removed"] == 4
@@ -52,7 +45,7 @@ def test_a_mistake_ends_all_ranks_of_a_rehearsal(tmp_path: Path) -> None:
     model = {"name_or_path": str(tmp_path / "base"), "tokenizer": "words"}
     recipe = write_recipe(tmp_path, model=model, lora={"rank": 4, "targets": ["no_such_layer"]})
     begin = time.monotonic()
-    failed = _tacit("train", "--config", str(recipe), "--rehearse")
+    failed = tacit("train", "--config", str(recipe), "--rehearse")
     assert time.monotonic() - begin < 60
     assert failed.returncode == 2
     assert failed.stderr.count("tacit: error:") == 1 and "lora.targets" in failed.stderr
@@ -63,7 +56,7 @@ def test_rows_too_long_for_the_real_model_are_found_though_the_tiny_run_has_few_
     recipe = write_recipe(tmp_path)
     with (tmp_path / "train.txt").open("a") as file:
         file.writelines(f"1 {i % 10} * 2 {i // 10}||{'1 ' * 60}#### 3\n" for i in range(20))
-    failed = _tacit("train", "--config", str(recipe), "--rehearse", "--engine.micro_batch_tokens", "500")
+    failed = tacit("train", "--config", str(recipe), "--rehearse", "--engine.micro_batch_tokens", "500")
     assert failed.returncode == 2
     assert "positions" in failed.stderr and failed.stderr.count("tacit: error:") == 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.forked import tacit
 from tests.html_page import Page, page_of
 from tests.report_run import QUESTION, write_rows, write_run
 from tests.tiny import ROOT, shell_environment
@@ -17,21 +18,11 @@ from tests.tiny import ROOT, shell_environment
 REFRESH = '<meta http-equiv="refresh"'
 
 
-def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=120, env=shell_environment()
-    )
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "pipeline", "report", *map(str, arguments)]
-
-
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run with all that a report can tell of; one that went back a stage."""
     folder = write_run(tmp_path_factory.mktemp("full") / "_run$1", (0, 1, 0, 1, 2, 3), frontier=True, audit=True)
-    finished = report(folder)
+    finished = tacit("report", folder)
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert finished.stdout == f"Wrote {folder}/report.html, and 6 figures to {folder}/report_figures.\n"
@@ -94,8 +85,15 @@ def test_the_page_tells_what_was_found(full: Path) -> None:
 def test_several_runs_lie_over_each_other_and_stand_side_by_side(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a" / "run", frontier=True)
     second = write_run(tmp_path / "b" / "run", (3,), kind="no_cot", has_samples=False)
-    finished = report(
-        first, second, "--output", tmp_path / "out" / "both.html", "--figures", tmp_path / "pictures", "--json"
+    finished = tacit(
+        "report",
+        first,
+        second,
+        "--output",
+        tmp_path / "out" / "both.html",
+        "--figures",
+        tmp_path / "pictures",
+        "--json",
     )
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
@@ -131,7 +129,7 @@ def test_runs_of_one_stage_and_runs_that_have_just_begun_have_a_page(
     if rows is not None:
         lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
         (folder / "metrics.jsonl").write_text("".join(lines[:rows]) + '{"half a ro')
-    finished = report(folder)
+    finished = tacit("report", folder)
     assert (finished.returncode, finished.stderr) == (0, "")
     page = page_of(folder / "report.html")
     assert page.count("h1") == 1
@@ -141,20 +139,20 @@ def test_runs_of_one_stage_and_runs_that_have_just_begun_have_a_page(
 def test_only_the_metrics_are_needed(tmp_path: Path) -> None:
     row = {"kind": "evaluation", "step": 5, "stage": 0, "num_removed": 0, "accuracy": 1}
     write_rows(tmp_path / "metrics.jsonl", [row])
-    finished = report(tmp_path, "--json")
+    finished = tacit("report", tmp_path, "--json")
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout)["runs"][0]["accuracy"] == 1
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    finished = report(tmp_path)
+    finished = tacit("report", tmp_path)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith(f"tacit: error: {tmp_path}: holds no metrics.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_behind_watch_is_not_taken_for_seconds(tmp_path: Path) -> None:
-    finished = report(write_run(tmp_path / "run"), "--watch", "runs/other")
+    finished = tacit("report", write_run(tmp_path / "run"), "--watch", "runs/other")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert "--watch (runs/other) must be whole seconds" in finished.stderr
 
@@ -165,7 +163,7 @@ def test_a_watched_page_reloads_until_the_run_ends_or_somebody_stops_it(tmp_path
     page, lock = folder / "report.html", FileLock(folder / ".lock")
     with lock:
         process = subprocess.Popen(
-            command(folder, "--watch", "1"),
+            [sys.executable, "-m", "pipeline", "report", str(folder), "--watch", "1"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -188,6 +186,6 @@ def test_a_watched_page_reloads_until_the_run_ends_or_somebody_stops_it(tmp_path
 
 
 def test_watching_a_run_that_has_ended_writes_once(tmp_path: Path) -> None:
-    finished = report(write_run(tmp_path / "run"), "--watch")
+    finished = tacit("report", write_run(tmp_path / "run"), "--watch")
     assert finished.returncode == 0
     assert finished.stderr.count("\n") == 1 and "no run is running any more" in finished.stderr

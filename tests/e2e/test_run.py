@@ -176,6 +176,19 @@ def test_the_learning_rate_falls_over_the_last_stage_of_an_adaptive_run(tmp_path
     assert last == pytest.approx([1e-3 * (1 - k / len(last)) for k in range(len(last))])
 
 
+def test_a_stage_that_stands_still_is_ended_on_resume(tmp_path: Path) -> None:
+    def waits_for(loss: float, num_steps: int) -> Config:
+        adaptive = {"loss_threshold": loss, "window": 1, "min_steps": 1, "removed_per_stage": 4}
+        schedule = {"schedule__kind": "adaptive", "schedule__adaptive": adaptive, "schedule__max_steps": num_steps}
+        return tiny_config(tmp_path, **schedule, run__log_every=1)
+
+    train(waits_for(1e-9, 5))
+    config = waits_for(99.0, 8)
+    train(config, resume=True)
+    rows = [row for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["num_removed"] for row in rows] == [0] * 6 + [4] * 2
+
+
 def test_dropout_is_resumed_too(tmp_path: Path) -> None:
     dropout = {**RECIPE["model"]["from_scratch"], "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
     config = tiny_config(
