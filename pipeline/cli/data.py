@@ -35,7 +35,16 @@ from pipeline.records import (
     write_lines,
     write_records,
 )
-from pipeline.tasks import Addition, Automaton, Task, generate_splits, modular_sum, parity, symmetric_group_3
+from pipeline.tasks import (
+    Addition,
+    Automaton,
+    SparseMultiplication,
+    Task,
+    generate_splits,
+    modular_sum,
+    parity,
+    symmetric_group_3,
+)
 from pipeline.tasks.digits import parse_range
 from pipeline.tasks.multiplication import parse_sizes
 
@@ -45,7 +54,15 @@ SUFFIXES = {"text": ".txt", "jsonl": ".jsonl"}
 
 def multiplication(size: MultiplicationSize, splits: Splits) -> None:
     """Generate products with the school method as chain of thought, in the paper's format."""
-    _generate(parse_sizes(size.digits, "--digits"), splits)
+    sizes = parse_sizes(size.digits, "--digits")
+    if not 0 <= size.zero_share <= 1:
+        raise UserError(f"--zero_share ({size.zero_share}) must be a share from 0 to 1; correct it.")
+    with_zeros = [
+        SparseMultiplication(products, num_zeros)
+        for products in sizes
+        for num_zeros in range(1, products.num_digits_a + products.num_digits_b - 1)
+    ]
+    _generate(sizes, splits, with_zeros, size.zero_share)
 
 
 def addition(size: AdditionSize, splits: Splits) -> None:
@@ -143,13 +160,18 @@ def _print_commands() -> None:
         print(f"  {name:<16}{run.__doc__}")
 
 
-def _generate(tasks: Sequence[Task], splits: Splits) -> None:
+def _generate(tasks: Sequence[Task], splits: Splits, easier: Sequence[Task] = (), easier_share: float = 0.0) -> None:
     counts = {"train": splits.num_train, "validation": splits.num_validation, "test": splits.num_test}
     names = [name for name, count in counts.items() if count]
     paths = _output_paths(splits.output_dir, names, splits.file_format, splits.overwrite)
     excluded = frozenset(record.question for file in splits.exclude for record in read_records(file))
     drawn = generate_splits(
-        tasks, **{f"num_{name}": n for name, n in counts.items()}, seed=splits.seed, exclude=excluded
+        tasks,
+        **{f"num_{name}": n for name, n in counts.items()},
+        seed=splits.seed,
+        exclude=excluded,
+        easier=easier,
+        easier_share=easier_share,
     )
     written = {}
     for name, path in paths.items():

@@ -3,6 +3,7 @@
 from pipeline.tasks.addition import Addition
 from pipeline.tasks.automaton import Automaton, modular_sum, parity, symmetric_group_3
 from pipeline.tasks.multiplication import Multiplication
+from pipeline.tasks.sparse_multiplication import SparseMultiplication
 from pipeline.tasks.splits import generate_splits, sample_places
 from pipeline.tasks.task import Task
 
@@ -10,6 +11,7 @@ __all__ = [
     "Addition",
     "Automaton",
     "Multiplication",
+    "SparseMultiplication",
     "Task",
     "generate_splits",
     "modular_sum",

@@ -19,6 +19,8 @@ def generate_splits(
     num_test: int,
     seed: int,
     exclude: Collection[str] = frozenset(),
+    easier: Sequence[Task] = (),
+    easier_share: float = 0.0,
 ) -> dict[str, "Split"]:
     """Draw questions without replacement, each task (size of question) as often as any other.
 
@@ -32,6 +34,8 @@ def generate_splits(
         num_test: Rows of split ``test``.
         seed: Same seed and arguments, same rows.
         exclude: Questions that no split may hold.
+        easier: Tasks for training rows alone, mixed likewise; their questions may be among those of ``tasks``.
+        easier_share: Share of the training rows that is drawn from them.
 
     Returns:
         Split name to its rows, made as they are read. A split of 0 rows is left out.
@@ -46,20 +50,15 @@ def generate_splits(
     num_wanted = sum(counts.values())
     if num_wanted == 0:
         raise UserError("num_train, num_validation and num_test are all 0; ask for at least one row.")
-    num_questions = sum(task.num_questions() for task in tasks)
-    if num_wanted > num_questions:
-        raise _too_few(num_wanted, num_questions, num_excluded=0)
-
-    drawn = sample_places(tasks, random.Random(seed))
+    num_easier = round(easier_share * num_train)
+    rng = random.Random(seed)
     excluded = frozenset(exclude)
-    places: list[tuple[Task, int]] = []
-    num_excluded = 0
-    while len(places) < num_wanted and (more := list(islice(drawn, min(num_wanted - len(places), ROWS_AT_ONCE)))):
-        kept = _without(more, excluded) if excluded else more
-        num_excluded += len(more) - len(kept)
-        places += kept
-    if len(places) < num_wanted:
-        raise _too_few(num_wanted, num_questions, num_excluded)
+    asked = f"num_train + num_validation + num_test ({num_wanted:,})"
+    places = _draw(tasks, num_wanted - num_easier, rng, excluded, asked)
+    if num_easier:
+        drawn = {line.partition("||")[0] for line in Split(places).text_lines()}
+        asked = f"easier questions ({num_easier:,}: a share of {easier_share} of the training rows)"
+        places += _draw(easier, num_easier, rng, excluded | drawn, asked)
 
     splits: dict[str, Split] = {}
     start = 0
@@ -87,6 +86,29 @@ class Split:
         """Yield the rows as ``to_text_line`` writes them."""
         for begin in range(0, len(self), ROWS_AT_ONCE):
             yield from _text_lines(self.places[begin : begin + ROWS_AT_ONCE])
+
+
+def _draw(
+    tasks: Sequence[Task], num_wanted: int, rng: random.Random, excluded: frozenset[str], asked: str
+) -> list[tuple[Task, int]]:
+    """Return so many different questions, none of them excluded.
+
+    Raises:
+        UserError: If there are too few; the message begins with what was asked for.
+    """
+    num_questions = sum(task.num_questions() for task in tasks)
+    if num_wanted > num_questions:
+        raise _too_few(asked, num_questions, num_excluded=0)
+    drawn = sample_places(tasks, rng)
+    places: list[tuple[Task, int]] = []
+    num_excluded = 0
+    while len(places) < num_wanted and (more := list(islice(drawn, min(num_wanted - len(places), ROWS_AT_ONCE)))):
+        kept = _without(more, excluded) if excluded else more
+        num_excluded += len(more) - len(kept)
+        places += kept
+    if len(places) < num_wanted:
+        raise _too_few(asked, num_questions, num_excluded)
+    return places
 
 
 def _text_lines(places: Sequence[tuple[Task, int]]) -> list[str]:
@@ -133,9 +155,9 @@ def _shuffled(size: int, rng: random.Random) -> Iterator[int]:
         yield drawn
 
 
-def _too_few(num_wanted: int, num_questions: int, num_excluded: int) -> UserError:
+def _too_few(asked: str, num_questions: int, num_excluded: int) -> UserError:
     without = f" less {num_excluded:,} excluded" if num_excluded else ""
     return UserError(
-        f"num_train + num_validation + num_test ({num_wanted:,}) must not be above the number of different questions "
+        f"{asked} must not be above the number of different questions "
         f"({num_questions:,}{without}); ask for fewer rows, or for longer questions."
     )

@@ -56,6 +56,13 @@ def test_multiplication_is_split_without_overlap_and_without_excluded_rows(tmp_p
     assert "(82) must not be above the number of different questions (81)" in too_many.stderr
 
 
+def test_a_share_of_the_products_has_zeros(tmp_path: Path) -> None:
+    command = ["data", "multiplication", "--digits", "3x3", "--num_train", 100, "--output_dir", tmp_path]
+    tacit(*command, "--zero_share", 0.4)
+    has_zeros = ["0" in record.question for record in read_records(str(tmp_path / "train.txt"))]
+    assert len(has_zeros) == 100 and all(has_zeros[60:]) and not all(has_zeros[:60])
+
+
 @pytest.mark.parametrize(
     ("arguments", "first_row"),
     [
@@ -83,6 +90,7 @@ def test_other_tasks_are_generated(tmp_path: Path, arguments: tuple[object, ...]
         (("multiplicaton",), "Did you mean multiplication?"),
         (("multiplication", "--digit", "4x4"), "Did you mean --digits?"),
         (("multiplication", "--digits", "4x4"), "output_dir"),
+        (("multiplication", "--digits", "4x4", "--zero_share", "1.1", "--output_dir", "unused"), "--zero_share (1.1)"),
         (("multiplication", "--digits", "four", "--output_dir", "unused"), "--digits ('four')"),
         (("parity", "--length", "4", "--num_train", "many", "--output_dir", "unused"), "num_train"),
         (("automaton", "--machine", "table", "--length", "4", "--output_dir", "unused"), "needs --transitions"),

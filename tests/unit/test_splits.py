@@ -7,7 +7,16 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.records import CoTRecord, to_text_line
-from pipeline.tasks import Addition, Automaton, Multiplication, generate_splits, parity, sample_places, splits
+from pipeline.tasks import (
+    Addition,
+    Automaton,
+    Multiplication,
+    SparseMultiplication,
+    generate_splits,
+    parity,
+    sample_places,
+    splits,
+)
 
 
 def draw(*args: object, **options: object) -> dict[str, list[CoTRecord]]:
@@ -47,6 +56,29 @@ def test_too_small_a_space_is_refused_with_numbers(exclude: tuple[str, ...], num
         UserError, match=rf"\({num_train}\) must not be above .* \(81( less 1 excluded)?\); ask for fewer"
     ):
         generate_splits([Multiplication(1, 1)], num_train, 0, 0, seed=0, exclude=exclude)
+
+
+def test_a_share_of_the_training_rows_is_easier_and_no_row_comes_twice() -> None:
+    size = Multiplication(2, 2)
+    easier = [SparseMultiplication(size, num_zeros) for num_zeros in (1, 2)]
+    excluded = {record.question for record in map(size.record_at, range(0, 8100, 5))}
+    plain = draw([size], 700, 50, 60, seed=4, exclude=excluded)
+    mixed = draw([size], 1000, 50, 60, seed=4, exclude=excluded, easier=easier, easier_share=0.3)
+    assert (mixed["validation"], mixed["test"], mixed["train"][:700]) == tuple(plain.values())[1::-1] + (
+        plain["train"],
+    )
+    assert all("0" in record.question for record in mixed["train"][700:])
+    questions = [record.question for rows in mixed.values() for record in rows]
+    assert len(set(questions)) == len(questions) == 1110
+    assert not excluded & set(questions)
+
+
+def test_too_few_easier_questions_are_refused_with_numbers() -> None:
+    easier = [SparseMultiplication(Multiplication(2, 1), 1)]  # 81 of 810
+    with pytest.raises(UserError, match=r"\(82: a share of 0\.82 .*\) must not be above .* \(81\); ask for fewer"):
+        generate_splits([Multiplication(2, 1)], 100, 0, 0, seed=0, easier=easier, easier_share=0.82)
+    with pytest.raises(UserError, match=r"\(81 less [0-9]+ excluded\)"):
+        generate_splits([Multiplication(2, 1)], 100, 0, 0, seed=0, easier=easier, easier_share=0.8)
 
 
 @pytest.mark.parametrize("counts", [(-1, 5, 5), (0, 0, 0)])

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.records import CoTRecord, to_text_line
-from pipeline.tasks import Addition, Automaton, Multiplication, Task, modular_sum, parity, symmetric_group_3
+from pipeline.tasks import (
+    Addition,
+    Automaton,
+    Multiplication,
+    SparseMultiplication,
+    Task,
+    modular_sum,
+    parity,
+    symmetric_group_3,
+)
 from pipeline.tasks.addition import make_record as make_sum
 from pipeline.tasks.digits import parse_range, write_digits
 from pipeline.tasks.multiplication import make_record, parse_sizes
@@ -201,6 +210,9 @@ def all_records(task: Task) -> list[CoTRecord]:
     [
         (Multiplication(1, 2), 9 * 90),
         (Multiplication(2, 1), 90 * 9),
+        (SparseMultiplication(Multiplication(2, 3), 0), 9**5),
+        (SparseMultiplication(Multiplication(2, 3), 2), 3 * 9**3),
+        (SparseMultiplication(Multiplication(2, 3), 3), 9**2),
         (Addition(3, 1), 9**3),
         (Automaton(parity(), 5), 2**5),
         (Automaton(symmetric_group_3(), 3), 6**3),
@@ -209,6 +221,20 @@ def all_records(task: Task) -> list[CoTRecord]:
 def test_numbering_of_questions_is_a_bijection(task: Task, num_questions: int) -> None:
     assert task.num_questions() == num_questions
     assert len({record.question for record in all_records(task)}) == num_questions
+
+
+@pytest.mark.parametrize("num_zeros", [1, 2, 3])
+def test_numbers_hold_so_many_zeros_and_rows_are_those_of_the_whole_task(num_zeros: int) -> None:
+    size = Multiplication(3, 2)
+    of_size = {record.question: record for record in all_records(size)}
+    task = SparseMultiplication(size, num_zeros)
+    records = all_records(task)
+    assert {record.question for record in records} == {
+        question for question in of_size if question.count("0") == num_zeros
+    }
+    assert all(of_size[record.question] == record for record in records)
+    some = range(0, task.num_questions(), 7)
+    assert task.text_lines(some) == [to_text_line(records[index]) for index in some]
 
 
 def test_sizes_beyond_64_bits_are_numbered() -> None:
