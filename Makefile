@@ -39,7 +39,8 @@ setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -r requirements.txt -r requirements-dev.txt
+	# Byte code is written at the first import; compiling all that is installed takes more than half of the time.
+	$(BIN)/pip install -q --no-compile -r requirements.txt -r requirements-dev.txt
 	$(BIN)/pip install -q --no-deps -e .
 	touch $@
 
