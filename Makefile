@@ -37,9 +37,9 @@ help:
 
 setup: $(VENV)/.complete
 
+# Byte code is written at the first import; compiling all that is installed takes more than half of the time.
 $(VENV)/.complete: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	# Byte code is written at the first import; compiling all that is installed takes more than half of the time.
 	$(BIN)/pip install -q --no-compile -r requirements.txt -r requirements-dev.txt
 	$(BIN)/pip install -q --no-deps -e .
 	touch $@
