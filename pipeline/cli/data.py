@@ -59,7 +59,7 @@ def multiplication(size: MultiplicationSize, splits: Splits) -> None:
         raise UserError(f"--zero_share ({size.zero_share}) must be a share from 0 to 1; correct it.")
     with_zeros = [
         SparseMultiplication(products, num_zeros)
-        for products in sizes
+        for products in (sizes if size.zero_share else ())
         for num_zeros in range(1, products.num_digits_a + products.num_digits_b - 1)
     ]
     _generate(sizes, splits, with_zeros, size.zero_share)
