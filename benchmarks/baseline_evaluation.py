@@ -50,11 +50,11 @@ def baseline_decode(
             input_ids[i, own] = torch.from_numpy(prompt.row.input_ids)
             position_ids[i, own] = torch.from_numpy(prompt.row.position_ids)
             mask[i, own] = 1
-        ends = torch.tensor([prompt.num_end_tokens for prompt in batch])
+        ends = torch.tensor([prompt.num_end_tokens for prompt in batch], device=model.device)
         output = model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=position_ids,
+            input_ids=input_ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            position_ids=position_ids.to(model.device),
             generation_config=GenerationConfig(
                 max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=layout.pad_id
             ),

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.loss import summed_cross_entropy
+from pipeline.loss import GPU_CHUNK, summed_cross_entropy
 from pipeline.modeling.attention import packs
 from pipeline.modeling.fake_model import FakeModel
 from pipeline.plan.live_bytes import LiveBytes
@@ -46,7 +46,7 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
 def _loss(model: torch.nn.Module, inputs: dict[str, Any], targets: torch.Tensor) -> torch.Tensor:
     """Do as ``token_loss_sum`` does, and let go of the logits where it does."""
     logits = model(**inputs, use_cache=False).logits
-    return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)[0]
+    return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets, GPU_CHUNK)[0]
 
 
 def _training_inputs(model: PreTrainedModel, num_rows: int, row_length: int, num_labels: int) -> dict[str, Any]:
