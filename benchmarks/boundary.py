@@ -11,14 +11,13 @@ Memory is looked at in other processes, with a small model and the same table: p
 until the optimizer has been reset 200 times.
 """
 
-import argparse
 import ctypes
 import gc
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.measure import Section
-from benchmarks.ranks import Ranks, serve
+from benchmarks.ranks import Ranks
 
 NUM_CROSSINGS, NUM_STEPS = 5, 3
 ROWS, PAPER_ROWS = 4, 32  # of a step
@@ -75,7 +74,7 @@ def num_ranks(zero: int) -> int:
 
 
 def _ranks(zero: int, folder: str, environment: Mapping[str, str] | None = None) -> Ranks:
-    return Ranks("benchmarks.boundary", ["--rank", str(zero), folder], num_ranks(zero), environment)
+    return Ranks(commands, (Path(folder), zero), num_ranks(zero), environment)
 
 
 def seconds_row(zero: int, answers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -202,18 +201,15 @@ def process_state() -> dict[str, int]:
     return {"bytes": int(fields["RssAnon"].split()[0]) * 1024, "handles": handles, "threads": int(fields["Threads"])}
 
 
+def commands(folder: Path, zero: int) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what a rank can be told."""
+    return {"measure": lambda: measure_seconds(folder, zero), "count": lambda: count_over_resets(folder, zero)}
+
+
 def main() -> None:
-    """Print the tables; or be one rank of a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rank", nargs=2, metavar=("ZERO", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.rank is None:
-        for section in run():
-            section.print(Console(width=150))
-        return
-    zero, folder = options.rank
-    work = (Path(folder), int(zero))
-    serve({"measure": lambda: measure_seconds(*work), "count": lambda: count_over_resets(*work)})
+    """Print the tables."""
+    for section in run():
+        section.print(Console(width=150))
 
 
 if __name__ == "__main__":

@@ -1,50 +1,58 @@
-"""Ranks as fresh processes that do what they are told, one command at a time, and wait without work in between."""
+"""Ranks as processes that do what they are told, one command at a time, and wait without work in between."""
 
-import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil  # type: ignore[import-untyped]
 
-ANSWER = "answer: "  # what a rank prints before a result, apart from all else that is printed
+Commands = Mapping[str, Callable[[], Any]]
+
+# They are forked from one process that has imported the libraries, which takes longer than most of what they are told.
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["benchmarks.on_cpu", "benchmarks.paper_rows"])
 
 
 class Ranks:
-    """The ranks of one run, of one thread each unless they say otherwise.
-
-    Each executes ``python -m MODULE ARGUMENTS`` and ends up in ``serve``.
-    """
+    """The ranks of one run on the CPU, of one thread each unless they say otherwise."""
 
     def __init__(
-        self, module: str, arguments: Sequence[str], num_ranks: int, environment: Mapping[str, str] | None = None
+        self,
+        commands: Callable[..., Commands],
+        arguments: tuple[Any, ...],
+        num_ranks: int,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Start them.
+
+        Args:
+            commands: Of a module's top; called in each rank, returns what it can be told.
+            arguments: Of that function.
+            num_ranks: That they are.
+            environment: Variables besides those of this process.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self._name = f"{module} {' '.join(arguments)}"
+        self._name = f"{commands.__module__} {arguments}"
         self._files = tempfile.TemporaryDirectory()
-        self._errors = [Path(self._files.name) / str(rank) for rank in range(num_ranks)]
-        self._processes = []
+        self._outputs = [Path(self._files.name) / str(rank) for rank in range(num_ranks)]
+        self._processes, self._connections = [], []
         places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_ranks)}
-        common = {**os.environ, **(environment or {}), **places, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        for rank, path in enumerate(self._errors):
-            with path.open("w") as errors:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments],
-                    env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
+        for rank, output in enumerate(self._outputs):
+            variables = {**(environment or {}), **places, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ours, theirs = _forks.Pipe()
+            process = _forks.Process(target=_serve, args=(theirs, output, variables, commands, arguments), daemon=True)
+            process.start()
+            theirs.close()  # so that ours is at its end when the rank is
             self._processes.append(process)
+            self._connections.append(ours)
 
     def ask(self, command: str) -> list[Any]:
         """Let every rank do something; returns each one's answer, in rank order.
@@ -61,11 +69,9 @@ class Ranks:
         Raises:
             RuntimeError: If a rank has ended.
         """
-        for process in self._processes:
-            assert process.stdin is not None
+        for connection in self._connections:
             try:
-                process.stdin.write(f"{command}\n")
-                process.stdin.flush()
+                connection.send(command)
             except BrokenPipeError:
                 self._fail()
 
@@ -75,22 +81,18 @@ class Ranks:
         Raises:
             RuntimeError: If a rank ends instead.
         """
-        return [self._answer(process) for process in self._processes]
+        try:
+            return [connection.recv() for connection in self._connections]
+        except EOFError:
+            self._fail()
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the ranks have taken so far."""
         times = [psutil.Process(process.pid).cpu_times() for process in self._processes]
         return sum(time.user + time.system for time in times)
 
-    def _answer(self, process: subprocess.Popen[str]) -> Any:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(ANSWER):
-                return json.loads(line.removeprefix(ANSWER))
-        self._fail()
-
     def _fail(self) -> NoReturn:
-        said = "\n".join(path.read_text()[-3000:] for path in self._errors)
+        said = "\n".join(path.read_text()[-3000:] for path in self._outputs)
         raise RuntimeError(f"{self._name}: a rank ended.\n{said}")
 
     def __enter__(self) -> "Ranks":
@@ -99,15 +101,31 @@ class Ranks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for connection in self._connections:
+            connection.close()  # at which a rank ends
         for process in self._processes:
             if error is not None:
                 process.kill()
-        for process in self._processes:
-            process.communicate()  # closes its commands, at which it ends
+            process.join()
         self._files.cleanup()
 
 
-def serve(commands: Mapping[str, Callable[[], Any]]) -> None:
-    """Do in this rank what it is told, until there are no more commands."""
-    for line in sys.stdin:
-        print(ANSWER + json.dumps(commands[line.strip()]()), flush=True)
+def _serve(
+    connection: Connection,
+    output: Path,
+    variables: Mapping[str, str],
+    commands: Callable[..., Commands],
+    arguments: tuple[Any, ...],
+) -> None:
+    """Be a rank: do what is told, until the connection closes."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    os.environ.update(variables)
+    known = commands(*arguments)
+    while True:
+        try:
+            command = connection.recv()
+        except EOFError:
+            return
+        connection.send(known[command]())

@@ -6,13 +6,12 @@ GPT-2 Small with random weights in fp32, steps of 4 rows of 4x4 multiplication w
 a rank. The processes of one rank and of two stand side by side and take turns; who does not work waits.
 """
 
-import argparse
 import os
 import socket
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,8 @@ def row(zero: int, folder: str) -> dict[str, Any]:
     """Measure one ZeRO stage."""
     from benchmarks.ranks import Ranks
 
-    arguments = ["--rank", str(zero), folder]
-    with Ranks("benchmarks.scaling", arguments, 1) as one, Ranks("benchmarks.scaling", arguments, 2) as two:
+    arguments = (Path(folder), zero)
+    with Ranks(commands, arguments, 1) as one, Ranks(commands, arguments, 2) as two:
         for ranks in (one, two):  # both load, and do a first step that is not counted
             ranks.tell("step")
         for ranks in (one, two):
@@ -129,22 +128,18 @@ def steps(folder: Path, zero: int) -> Iterator[dict[str, int]]:
             yield {"tokens": batch.num_tokens, "sent": bytes_sent() - before, "weights": num_weights}
 
 
+def commands(folder: Path, zero: int) -> dict[str, Callable[[], dict[str, int]]]:
+    """Return what a rank can be told."""
+    answers = steps(folder, zero)
+    return {"step": lambda: next(answers)}
+
+
 def main() -> None:
-    """Print the table; or be one rank of a measurement."""
+    """Print the table."""
     from rich.console import Console
 
-    from benchmarks.ranks import serve
-
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rank", nargs=2, metavar=("ZERO", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.rank is None:
-        for section in run():
-            section.print(Console(width=150))
-        return
-    zero, folder = options.rank
-    answers = steps(Path(folder), int(zero))
-    serve({"step": lambda: next(answers)})
+    for section in run():
+        section.print(Console(width=150))
 
 
 if __name__ == "__main__":
