@@ -30,7 +30,7 @@ help:
 	@echo "make kills      a training is killed KILLS times, and must lose nothing"
 	@echo "make soak       half an hour of training that must not grow"
 	@echo "make docs       these pages and the API as a web site in site/"
-	@echo "make bench      speed against a baseline and against the machine's limit, in tables (some 21 minutes)"
+	@echo "make bench      speed against a baseline and against the machine's limit, in tables (some 18 minutes)"
 	@echo "make reproduce-multiplication-3x3, -4x4, reproduce-ablations, reproduce-gsm8k-smollm2  the runs of docs/results.md; hours"
 	@echo "make gsm8k-cpu  SmolLM2-135M on GSM8K, two ranks, ZeRO-3, a few dozen steps"
 	@echo "make fmt        format the code"

@@ -33,7 +33,7 @@ from pipeline.schedule import Stage
 Precision = Literal["fp32", "bf16"]
 # Rows of a global batch: few, so that a step is short enough to be repeated; the small model's fill 2,000 tokens.
 TASKS = ("4x4", "9x9", "gsm8k")
-NUM_ROWS = {"GPT-2 Small": (2, 1, 3), "Mistral 60M": (4, 1, 6), "demo": (30, 6, 16)}  # in the order of TASKS
+NUM_ROWS = {"GPT-2 Small": (2, 1, 3), "Mistral 60M": (4, 1, 8), "demo": (30, 6, 16)}  # in the order of TASKS
 MICRO_BATCH_TOKENS = 2000
 SCALE = 32 if DEVICE.type == "cuda" else 1  # of rows and micro-batches: with few tokens a GPU waits for its host
 REMOVED = {"full CoT": 0.0, "half removed": 0.5, "all removed": 1.0}

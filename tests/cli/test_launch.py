@@ -33,6 +33,15 @@ def test_stdout_holds_the_result_and_nothing_else(tmp_path: Path) -> None:
     assert json.loads(trained.stdout)["num_steps"] == 3
 
 
+def test_training_through_the_launcher(tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path, engine__deepspeed="ds_configs/zero3.json"))
+    trained = _run(*LAUNCHER, "train", "--config", recipe, "--schedule.max_steps", "6")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.count("next: tacit frontier") == 1  # one rank speaks
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
 def test_train_resume_and_evaluate_through_the_launcher(tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, engine__deepspeed="ds_configs/zero3.json", run__keep_stages=[0]))
     trained = _run(*LAUNCHER, "train", "--config", recipe, "--schedule.max_steps", "6")
