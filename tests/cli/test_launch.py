@@ -37,7 +37,7 @@ def test_training_through_the_launcher(tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, engine__deepspeed="ds_configs/zero3.json"))
     trained = _run(*LAUNCHER, "train", "--config", recipe, "--schedule.max_steps", "6")
     assert trained.returncode == 0, trained.stderr
-    assert trained.stdout.count("step 6  1 removed") == 1  # one rank speaks
+    assert (trained.stdout + trained.stderr).count("step 6  1 removed") == 1  # one rank speaks
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["world_size"] == 2
 
 
