@@ -11,6 +11,7 @@ Memory is looked at in other processes, with a small model and the same table: p
 until the optimizer has been reset 200 times.
 """
 
+import argparse
 import ctypes
 import gc
 import os
@@ -208,6 +209,7 @@ def commands(folder: Path, zero: int) -> dict[str, Callable[[], dict[str, Any]]]
 
 def main() -> None:
     """Print the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for section in run():
         section.print(Console(width=150))
 

@@ -6,6 +6,7 @@ GPT-2 Small with random weights in fp32, steps of 4 rows of 4x4 multiplication w
 a rank. The processes of one rank and of two stand side by side and take turns; who does not work waits.
 """
 
+import argparse
 import os
 import socket
 import struct
@@ -138,6 +139,7 @@ def main() -> None:
     """Print the table."""
     from rich.console import Console
 
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for section in run():
         section.print(Console(width=150))
 
