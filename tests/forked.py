@@ -7,6 +7,7 @@ process: variables that a library reads then, and which libraries a command does
 import atexit
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from pathlib import Path
 from pipeline.cli.main import COMMANDS, entry
 from tests.tiny import ROOT, shell_environment
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
     [
         *(f"pipeline.cli.{command}" for command in COMMANDS if command != "web"),
         *("pipeline.rehearsal", "pipeline.preview", "pipeline.comparison", "pipeline.audit", "pipeline.report"),
@@ -28,30 +29,89 @@ _forks.set_forkserver_preload(
 )
 
 
-def tacit(*arguments: object, timeout: float = 180, **variables: str) -> subprocess.CompletedProcess[str]:
+class Command:
+    """A command that runs beside the test; it is told to stop and waited for as a ``subprocess.Popen`` is."""
+
+    def __init__(
+        self, *arguments: object, stdout: Path, stderr: Path, stdin: Path = Path(os.devnull), **variables: str
+    ) -> None:
+        """Start it in the project's folder.
+
+        Args:
+            arguments: Behind ``tacit``.
+            stdout: Appended to, as ``stderr`` is; both may be one.
+            stderr: As ``stdout``.
+            stdin: What it reads. A terminal that is no session's yet becomes its own.
+            variables: Of the environment, beside those of a user's shell.
+        """
+        self.args = list(map(str, arguments))
+        files = (stdin, stdout, stderr)
+        self._process = FORKS.Process(target=_run, args=(self.args, shell_environment(**variables), files))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None as long as it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, so many seconds at most; returns the exit code."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+        self.send_signal(signal.SIGKILL)
+
+
+def tacit(
+    *arguments: object, stdin: Path = Path(os.devnull), timeout: float = 180, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the project's folder.
 
     Args:
         arguments: Behind ``tacit``.
+        stdin: What it reads.
         timeout: In seconds; above it the test fails.
         variables: Of the environment, beside those of a user's shell.
     """
-    argv = list(map(str, arguments))
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _forks.Process(target=_run, args=(argv, shell_environment(**variables), outputs))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(argv, timeout)
-        stdout, stderr = (path.read_text() for path in outputs)
-        return subprocess.CompletedProcess(argv, process.exitcode, stdout, stderr)
+        outputs = {name: Path(folder) / name for name in ("stdout", "stderr")}
+        command = Command(*arguments, stdin=stdin, **outputs, **variables)
+        try:
+            code = command.wait(timeout)
+        finally:
+            command.kill()
+        said = {name: path.read_text() for name, path in outputs.items()}
+        return subprocess.CompletedProcess(command.args, code, **said)
 
 
-def _run(argv: list[str], environment: dict[str, str], outputs: list[Path]) -> None:
-    for descriptor, path in zip((1, 2), outputs, strict=True):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+def variables_of_ranks(num_ranks: int, port: str) -> list[dict[str, str]]:
+    """Return what a launcher tells each rank of a run on this machine.
+
+    Args:
+        num_ranks: That the run has.
+        port: At which they meet.
+    """
+    together = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**together, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+
+
+def _run(argv: list[str], environment: dict[str, str], files: tuple[Path, Path, Path]) -> None:
+    os.setsid()  # so that a terminal among the files is its own, and Ctrl-C there reaches it
+    for descriptor, (path, mode) in enumerate(zip(files, (os.O_RDWR, os.O_WRONLY, os.O_WRONLY), strict=True)):
+        os.dup2(os.open(path, mode | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.stdin = os.fdopen(0)  # a process of this kind has none otherwise
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)

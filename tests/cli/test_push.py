@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from pipeline.cli.main import main
@@ -110,11 +111,13 @@ def test_the_whole_folder_is_pushed_and_the_token_is_written_nowhere(
     assert not any(TOKEN.encode() in content for content in written)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_and_the_folder_stays(run_dir: Path, tmp_path: Path) -> None:
-    failed = export(run_dir, tmp_path / "mine", "http://127.0.0.1:9", "--push", "me/mine")
-    assert failed.returncode == 2
-    assert failed.stderr.count("tacit: error: --push (me/mine): the Hub did not take it") == 1
-    assert "Traceback" not in failed.stderr
+def test_a_hub_that_cannot_be_reached_is_one_line_and_the_folder_stays(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # read on import otherwise
+    assert main(["export", str(run_dir), "--output", str(tmp_path / "mine"), "--push", "me/mine"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("tacit: error: --push (me/mine): the Hub did not take it") == 1 and "Traceback" not in said
     assert (tmp_path / "mine" / "model.safetensors").is_file()
 
 

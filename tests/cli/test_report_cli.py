@@ -2,20 +2,18 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests.forked import tacit
+from tests.forked import Command, tacit
 from tests.html_page import Page, page_of
 from tests.report_run import QUESTION, write_rows, write_run
-from tests.tiny import ROOT, shell_environment
 
 REFRESH = '<meta http-equiv="refresh"'
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -161,27 +159,25 @@ def test_a_run_behind_watch_is_not_taken_for_seconds(tmp_path: Path) -> None:
 def test_a_watched_page_reloads_until_the_run_ends_or_somebody_stops_it(tmp_path: Path, how: str) -> None:
     folder = write_run(tmp_path / "run")
     page, lock = folder / "report.html", FileLock(folder / ".lock")
+    stdout, stderr = tmp_path / "stdout", tmp_path / "stderr"
     with lock:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "report", str(folder), "--watch", "1"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=shell_environment(),
-        )
-        assert process.stderr is not None
-        told = process.stderr.readline()  # by then the page is there
-        assert f"{page}: written (run at step 160); again in 1 s" in told
-        assert f'{REFRESH} content="1">' in page.read_text()
-        if how == "Ctrl-C":
-            time.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
-    if how == "the run ends":
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert output.startswith(f"Wrote {page}")
+        command = Command("report", folder, "--watch", 1, stdout=stdout, stderr=stderr)
+        try:
+            end = time.monotonic() + SECONDS
+            while not stderr.exists() or "\n" not in stderr.read_text():
+                assert time.monotonic() < end and command.poll() is None
+                time.sleep(0.05)
+            assert f"{page}: written (run at step 160); again in 1 s" in stderr.read_text()
+            assert f'{REFRESH} content="1">' in page.read_text()
+            if how == "Ctrl-C":
+                time.sleep(0.3)
+                command.send_signal(signal.SIGINT)
+            else:
+                lock.release()
+            assert command.wait(SECONDS) == 0
+        finally:
+            command.kill()
+    assert stdout.read_text().startswith(f"Wrote {page}")
     assert REFRESH not in page.read_text()
 
 

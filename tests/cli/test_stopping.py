@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from pipeline.manifest import fault_of
+from tests.forked import Command, variables_of_ranks
 from tests.tiny import ROOT, free_port, shell_environment, write_recipe
 
-SECONDS_TO_BEGIN = 90
+SECONDS_TO_BEGIN = 300  # beside other tests on a slow machine
 SECONDS_TO_END = 60
 TIMEOUT = 6  # of a silent rank
-TACIT = (sys.executable, "-m", "pipeline", "train")
+TACIT = ("tacit", "train")
 # A rank that stands still in the middle of a step.
 HANG = """
 import sys, time
@@ -40,19 +41,22 @@ class Run:
     """A training of some minutes in processes of its own."""
 
     def __init__(self, folder: Path, *commands: tuple[str, ...]) -> None:
-        """Start the commands; several are the ranks of one run."""
+        """Start the commands; several are the ranks of one run. One of `tacit` is forked, any other a program."""
         self.run_dir = folder / "run"
         self._log = folder / "log.txt"
-        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        self.processes = []
-        for rank, command in enumerate(commands):
-            of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(commands)), **meet}
-            variables = of_rank if len(commands) > 1 else {"MASTER_PORT": meet["MASTER_PORT"]}
-            environment = shell_environment(PYTHONPATH=str(ROOT), **variables)
-            with self._log.open("a") as log:
-                self.processes.append(
-                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-                )
+        port = str(free_port())
+        alone = {"MASTER_PORT": port}
+        places = variables_of_ranks(len(commands), port) if len(commands) > 1 else [alone]
+        self.processes = [self._start(*command, **place) for command, place in zip(commands, places, strict=True)]
+
+    def _start(self, program: str, *arguments: str, **variables: str) -> "Command | subprocess.Popen[bytes]":
+        if program == "tacit":
+            return Command(*arguments, stdout=self._log, stderr=self._log, **variables)
+        environment = shell_environment(PYTHONPATH=str(ROOT), **variables)
+        with self._log.open("a") as log:
+            return subprocess.Popen(
+                (program, *arguments), cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     @property
     def said(self) -> str:
@@ -99,7 +103,8 @@ def started() -> Iterator[list[Run]]:
 
 
 def long_recipe(folder: Path, **overrides: object) -> Path:
-    return write_recipe(folder, schedule__final_epochs=400, run__checkpoint_every=10, **overrides)
+    seldom = {"every_steps": 1000, "num_examples": 4}
+    return write_recipe(folder, schedule__final_epochs=400, run__checkpoint_every=10, evaluation=seldom, **overrides)
 
 
 def two_ranks(folder: Path, started: list[Run], *commands: tuple[str, ...], **overrides: object) -> Run:
@@ -126,7 +131,7 @@ def test_the_launcher_passes_signals_on_and_leaves_nobody_behind(
     recipe = long_recipe(tmp_path, engine__deepspeed="ds_configs/zero3.json")
     started.append(Run(tmp_path, ("launchers/one_node.sh", "2", str(recipe))))
     (run,) = started
-    run.wait_for_step(25)
+    run.wait_for_step(12)
     descendants = run.descendants()
     assert len(descendants) >= 3  # DeepSpeed's launcher and two ranks
     run.processes[0].send_signal(number)

@@ -1,12 +1,12 @@
 """Two real gloo ranks that stay alive over many tests, since starting them costs seconds."""
 
-import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tests.forked import FORKS, variables_of_ranks
 from tests.tiny import free_port
 
 SECONDS_PER_JOB = 180
@@ -16,13 +16,11 @@ class RankPool:
     """Runs a function on every rank and returns the results in rank order."""
 
     def __init__(self, num_ranks: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        port = free_port()
         self._connections: list[Connection] = []
         self._processes = []
-        for rank in range(num_ranks):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, rank, num_ranks, port), daemon=True)
+        for variables in variables_of_ranks(num_ranks, str(free_port())):
+            here, there = FORKS.Pipe()
+            process = FORKS.Process(target=_serve, args=(there, variables), daemon=True)
             process.start()
             self._connections.append(here)
             self._processes.append(process)
@@ -48,15 +46,8 @@ class RankPool:
             process.join()
 
 
-def _serve(connection: Connection, rank: int, num_ranks: int, port: int) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(num_ranks),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        DS_ACCELERATOR="cpu",
-    )
+def _serve(connection: Connection, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
     from pipeline.engine import init_distributed
 
     init_distributed()
@@ -65,4 +56,4 @@ def _serve(connection: Connection, rank: int, num_ranks: int, port: int) -> None
         try:
             connection.send((True, job(*args)))
         except BaseException:
-            connection.send((False, f"rank {rank}:\n{traceback.format_exc()}"))
+            connection.send((False, f"rank {variables['RANK']}:\n{traceback.format_exc()}"))

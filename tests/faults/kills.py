@@ -7,7 +7,6 @@ its end, its losses must be those of a run that nobody disturbed, bit for bit, e
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -21,10 +20,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pipeline.manifest import fault_of
+from tests.forked import FORKS, variables_of_ranks
 from tests.tiny import free_port, write_recipe
 
-FORKSERVER = multiprocessing.get_context("forkserver")  # a rank is there in a moment: imports are done once
-FORKSERVER.set_forkserver_preload(["pipeline.train"])
 LONGEST_LIFE = 3.0  # seconds of training before a kill at a random moment
 LONGEST_SAVE = 0.06  # seconds from the beginning of a save to a kill inside it
 SECONDS_TO_BEGIN = 120
@@ -64,13 +62,13 @@ def train_as_rank(recipe: str, log: str, resume: bool, variables: dict[str, str]
 
 def start(recipe: Path, num_ranks: int, resume: bool) -> list[BaseProcess]:
     """Start every rank of a training."""
-    port, log = str(free_port()), str(recipe.with_name("log.txt"))
-    ranks = []
-    for rank in range(num_ranks):
-        of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
-        variables = {**of_rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        ranks.append(FORKSERVER.Process(target=train_as_rank, args=(str(recipe), log, resume, variables)))
-        ranks[-1].start()
+    log = str(recipe.with_name("log.txt"))
+    ranks = [
+        FORKS.Process(target=train_as_rank, args=(str(recipe), log, resume, variables))
+        for variables in variables_of_ranks(num_ranks, str(free_port()))
+    ]
+    for rank in ranks:
+        rank.start()
     return ranks
 
 
