@@ -17,6 +17,8 @@ KILLS ?= 100
 
 .PHONY: setup setup-extras fmt lint types test test-slow test-gpu fuzz audit kills soak bench docs demo gsm8k-cpu reproduce-ablations reproduce-gsm8k-smollm2 clean
 .DEFAULT_GOAL := help
+# Or every process compiles its libraries anew: they are installed as source, and their byte code is kept at first import.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make setup      virtual environment with pinned packages in $(VENV)"
@@ -37,7 +39,7 @@ help:
 
 setup: $(VENV)/.complete
 
-# Byte code is written at the first import; compiling all that is installed takes more than half of the time.
+# Compiling all that is installed would take more than half of the time.
 $(VENV)/.complete: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-compile -r requirements.txt -r requirements-dev.txt
