@@ -194,9 +194,9 @@ def test_a_session(terminal: Terminal) -> None:
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
 def test_a_session_ends_cleanly(terminal: Terminal, key: str) -> None:
     code = None
-    for _ in range(30):  # an interrupt just when the prompt comes, before a line is waited for, can be lost
+    for _ in range(10):  # an interrupt just when the prompt comes, before a line is waited for, can be lost
         terminal.type(key)
-        if (code := terminal.ended_within(SECONDS / 30)) is not None:
+        if (code := terminal.ended_within(SECONDS / 10)) is not None:
             break
     assert code == 0
     assert "Traceback" not in terminal.shown and "interrupted" not in terminal.shown
