@@ -96,21 +96,10 @@ def tacit(
         return subprocess.CompletedProcess(command.args, code, **said)
 
 
-def variables_of_ranks(num_ranks: int, port: str) -> list[dict[str, str]]:
-    """Return what a launcher tells each rank of a run on this machine.
-
-    Args:
-        num_ranks: That the run has.
-        port: At which they meet.
-    """
-    together = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [{**together, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
-
-
 def _run(argv: list[str], environment: dict[str, str], files: tuple[Path, Path, Path]) -> None:
     os.setsid()  # so that a terminal among the files is its own, and Ctrl-C there reaches it
-    for descriptor, (path, mode) in enumerate(zip(files, (os.O_RDWR, os.O_WRONLY, os.O_WRONLY), strict=True)):
-        os.dup2(os.open(path, mode | os.O_CREAT | os.O_APPEND), descriptor)
+    for descriptor, path in enumerate(files):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), descriptor)
     sys.stdin = os.fdopen(0)  # a process of this kind has none otherwise
     os.chdir(ROOT)
     os.environ.clear()

@@ -78,6 +78,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def variables_of_ranks(num_ranks: int) -> list[dict[str, str]]:
+    """Return what a launcher tells each rank of a run on this machine."""
+    together = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [{**together, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+
+
 def shell_environment(**variables: str) -> dict[str, str]:
     """Return what a user's shell would hand to a command, with this environment's programs first.
 

@@ -1,4 +1,4 @@
-"""`tacit ask` through the shell, a pipe and a pseudo-terminal; a tiny model answers, rightly or not."""
+"""`tacit ask` on the command line, from a file and at a pseudo-terminal; a tiny model answers, rightly or not."""
 
 import io
 import json

@@ -13,8 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.cli.main import main
 from pipeline.export import export_model
 from pipeline.word_tokenizer import build_word_tokenizer
-from tests.forked import tacit, variables_of_ranks
-from tests.tiny import free_port, write_recipe
+from tests.forked import tacit
+from tests.tiny import variables_of_ranks, write_recipe
 
 
 def test_a_rehearsal_goes_through_everything_and_leaves_the_run_alone(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_rows_too_long_for_the_real_model_are_found_though_the_tiny_run_has_few_
     recipe = write_recipe(tmp_path)
     with (tmp_path / "train.txt").open("a") as file:
         file.writelines(f"1 {i % 10} * 2 {i // 10}||{'1 ' * 60}#### 3\n" for i in range(20))
-    (alone,) = variables_of_ranks(1, str(free_port()))
+    (alone,) = variables_of_ranks(1)
     failed = tacit("train", "--config", recipe, "--rehearse", "--engine.micro_batch_tokens", 500, **alone)
     assert failed.returncode == 2
     assert "positions" in failed.stderr and failed.stderr.count("tacit: error:") == 1

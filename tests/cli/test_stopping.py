@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from pipeline.manifest import fault_of
-from tests.forked import Command, variables_of_ranks
-from tests.tiny import ROOT, free_port, shell_environment, write_recipe
+from tests.forked import Command
+from tests.tiny import ROOT, free_port, shell_environment, variables_of_ranks, write_recipe
 
 SECONDS_TO_BEGIN = 300  # beside other tests on a slow machine
 SECONDS_TO_END = 60
@@ -44,9 +44,7 @@ class Run:
         """Start the commands; several are the ranks of one run. One of `tacit` is forked, any other a program."""
         self.run_dir = folder / "run"
         self._log = folder / "log.txt"
-        port = str(free_port())
-        alone = {"MASTER_PORT": port}
-        places = variables_of_ranks(len(commands), port) if len(commands) > 1 else [alone]
+        places = variables_of_ranks(len(commands)) if len(commands) > 1 else [{"MASTER_PORT": str(free_port())}]
         self.processes = [self._start(*command, **place) for command, place in zip(commands, places, strict=True)]
 
     def _start(self, program: str, *arguments: str, **variables: str) -> "Command | subprocess.Popen[bytes]":

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tests.forked import FORKS, variables_of_ranks
-from tests.tiny import free_port
+from tests.forked import FORKS
+from tests.tiny import variables_of_ranks
 
 SECONDS_PER_JOB = 180
 
@@ -18,7 +18,7 @@ class RankPool:
     def __init__(self, num_ranks: int) -> None:
         self._connections: list[Connection] = []
         self._processes = []
-        for variables in variables_of_ranks(num_ranks, str(free_port())):
+        for variables in variables_of_ranks(num_ranks):
             here, there = FORKS.Pipe()
             process = FORKS.Process(target=_serve, args=(there, variables), daemon=True)
             process.start()

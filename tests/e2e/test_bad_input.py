@@ -1,8 +1,14 @@
-"""Recipes that cannot run, through the command: one clear line, exit code 2, and of two ranks none left over.
+"""Recipes that cannot run, through the command: one clear line, exit code 2, and no rank left over.
 
 What `train` itself refuses is in test_refusals.py; here it is what a shell and a cluster see.
 """
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +18,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pipeline.cli.main import main
 from pipeline.word_tokenizer import build_word_tokenizer
-from tests.forked import Command, variables_of_ranks
-from tests.tiny import free_port, write_recipe
+from tests.forked import Command
+from tests.tiny import ROOT, free_port, shell_environment, variables_of_ranks, write_recipe
 
-SECONDS_TO_END = 90
+SECONDS = 180  # of a whole command
+SECONDS_TO_END = 30
 LORA = {"rank": 2}
 PAPER_FORMAT = {"question": "{bos} {question} ", "first_separator": "{eos}", "cot": " {cot} "}
 
@@ -175,23 +182,82 @@ ON_RANKS = {
 }
 
 
-@pytest.mark.parametrize("mistake", ON_RANKS)
-def test_on_two_ranks_one_tells_the_mistake_and_all_end(tmp_path: Path, mistake: str) -> None:
+def mistaken(folder: Path, mistake: str) -> tuple[list[str], str]:
+    """Return the command's arguments and a part of what it must say."""
     overrides, message = ON_RANKS[mistake]
-    arguments = ["train", "--config", write_recipe(tmp_path, **overrides(tmp_path))]
+    arguments = ["train", "--config", str(write_recipe(folder, **overrides(folder)))]
     if mistake == "too few positions":
         arguments += ["--model.from_scratch.n_positions", "19"]
+    return arguments, message
+
+
+def check_told_once(said: str, message: str) -> None:
+    """Check that one line tells the mistake, and no traceback."""
+    errors = [line for line in said.splitlines() if "tacit: error" in line]
+    assert len(errors) == 1 and errors[0].startswith("tacit: error: ") and message in errors[0], said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("mistake", ON_RANKS)
+def test_on_two_ranks_one_tells_the_mistake_and_all_end(tmp_path: Path, mistake: str) -> None:
+    arguments, message = mistaken(tmp_path, mistake)
     log = tmp_path / "log.txt"
-    ranks = [
-        Command(*arguments, stdout=log, stderr=log, **variables)
-        for variables in variables_of_ranks(2, str(free_port()))
-    ]
+    ranks = [Command(*arguments, stdout=log, stderr=log, **variables) for variables in variables_of_ranks(2)]
     try:
+        end = time.monotonic() + SECONDS
+        while not log.exists() or "tacit: error" not in log.read_text():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
         assert [rank.wait(SECONDS_TO_END) for rank in ranks] == [2, 2], log.read_text()
     finally:
         for rank in ranks:
             rank.kill()
-    errors = [line for line in log.read_text().splitlines() if "tacit: error" in line]
-    assert len(errors) == 1 and errors[0].startswith("tacit: error: ") and message in errors[0], log.read_text()
-    assert "Traceback" not in log.read_text()
+    check_told_once(log.read_text(), message)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", ON_RANKS)
+def test_under_the_launcher_no_rank_is_left_over(tmp_path: Path, mistake: str) -> None:
+    arguments, message = mistaken(tmp_path, mistake)
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--no_local_rank"]
+    launcher += ["--master_port", str(free_port())]
+    process = subprocess.Popen(
+        [*launcher, "--module", "pipeline", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=shell_environment(PYTHONPATH=str(ROOT)),
+        start_new_session=True,
+    )
+    deadline = threading.Timer(SECONDS, os.killpg, (process.pid, signal.SIGKILL))
+    deadline.start()
+    try:
+        told_at, lines = None, []
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line)
+            if told_at is None and "tacit: error" in line:
+                told_at = time.monotonic()
+        returned = process.wait()
+    finally:
+        deadline.cancel()
+    check_told_once("".join(lines), message)
+    assert returned == 2
+    assert told_at is not None and time.monotonic() - told_at < SECONDS_TO_END
+    assert ranks_of(tmp_path / "recipe.yaml") == []
+    assert not (tmp_path / "run").exists()
+
+
+def ranks_of(recipe: Path) -> list[int]:
+    """Return the processes whose command line names this recipe."""
+    named = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if os.fsencode(recipe) in (folder / "cmdline").read_bytes():
+                    named.append(int(folder.name))
+            except OSError:
+                continue  # it has just ended
+    return named

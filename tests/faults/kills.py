@@ -20,8 +20,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pipeline.manifest import fault_of
-from tests.forked import FORKS, variables_of_ranks
-from tests.tiny import free_port, write_recipe
+from tests.forked import FORKS
+from tests.tiny import variables_of_ranks, write_recipe
 
 LONGEST_LIFE = 3.0  # seconds of training before a kill at a random moment
 LONGEST_SAVE = 0.06  # seconds from the beginning of a save to a kill inside it
@@ -65,7 +65,7 @@ def start(recipe: Path, num_ranks: int, resume: bool) -> list[BaseProcess]:
     log = str(recipe.with_name("log.txt"))
     ranks = [
         FORKS.Process(target=train_as_rank, args=(str(recipe), log, resume, variables))
-        for variables in variables_of_ranks(num_ranks, str(free_port()))
+        for variables in variables_of_ranks(num_ranks)
     ]
     for rank in ranks:
         rank.start()
