@@ -25,6 +25,23 @@ TACIT = (sys.executable, "-m", "pipeline")
 NUM_TRAIN = 60_000  # of 81,000 questions
 NUMBER_AT_A_TIME = ("--schedule.kind", "adaptive", "--schedule.adaptive.stops", "[4]")
 ALL_AT_ONCE = ("--schedule.kind", "adaptive", "--schedule.adaptive.removed_per_stage", "10")
+IMPATIENT = ("--schedule.kind", "adaptive", "--schedule.adaptive.max_steps", "600")  # half of the stages take longer
+# GPT-2's layers as GPT-NeoX has them, but for the positions: rotary in place of learned.
+ROTARY = {
+    "model_type": "gpt_neox",
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 48,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000, "partial_rotary_factor": 1.0},
+    "use_parallel_residual": False,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.08,
+    "hidden_act": "gelu_pytorch_tanh",
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+}
 # Positions are kept from the left only, so the right side is to be compared with the line before it.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "baseline": (),
@@ -37,6 +54,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "number_earlier_rows": (*NUMBER_AT_A_TIME, "--removal.earlier_share", "0.5"),
     "all_at_once": ALL_AT_ONCE,
     "all_earlier_rows": (*ALL_AT_ONCE, "--removal.earlier_share", "0.5"),
+    "adaptive_impatient": IMPATIENT,
+    "adaptive_back": (*IMPATIENT, "--schedule.adaptive.on_stall", "back"),
+    "no_warmup": ("--optim.reset_warmup_steps", "0"),
+    "rotary": ("--model.from_scratch", json.dumps(ROTARY)),
     "positions_not_kept": ("--removal.keep_positions", "false"),
     "right_side": ("--removal.keep_positions", "false", "--removal.side", "right"),
     "no_cot": ("--schedule.kind", "no_cot"),
