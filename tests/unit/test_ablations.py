@@ -2,14 +2,22 @@
 
 import pytest
 
-from benchmarks.ablations import Outcome, dips_of, outcome, table
+from benchmarks.ablations import RECIPE, VARIANTS, Outcome, dips_of, outcome, table
+from pipeline.config import parse_command_line
 from pipeline.report.run import Run
+from tests.tiny import ROOT
 
 
 def evaluations(*accuracies: float, removed: int = 0) -> tuple[dict[str, float], ...]:
     return tuple(
         {"step": 250 * (i + 1), "num_removed": removed, "accuracy": accuracy} for i, accuracy in enumerate(accuracies)
     )
+
+
+def test_every_variant_is_the_recipe_with_a_change() -> None:
+    recipe = ["--config", str(ROOT / RECIPE)]
+    configs = {repr(parse_command_line([*recipe, *settings], "")[0]) for settings in VARIANTS.values()}
+    assert len(configs) == len(VARIANTS)
 
 
 @pytest.mark.parametrize(
