@@ -23,10 +23,12 @@ RECIPE = "recipes/ablations_3x2_cpu.yaml"
 DATA, RUNS = Path("data/multiplication_3x2"), Path("runs/ablations")
 TACIT = (sys.executable, "-m", "pipeline")
 NUM_TRAIN = 60_000  # of 81,000 questions
-NUMBER_AT_A_TIME = ("--schedule.kind", "adaptive", "--schedule.adaptive.stops", "[4]")
-ALL_AT_ONCE = ("--schedule.kind", "adaptive", "--schedule.adaptive.removed_per_stage", "10")
-IMPATIENT = ("--schedule.kind", "adaptive", "--schedule.adaptive.max_steps", "600")  # half of the stages take longer
-# GPT-2's layers as GPT-NeoX has them, but for the positions: rotary in place of learned.
+ADAPTIVE = ("--schedule.kind", "adaptive")
+NUMBER_AT_A_TIME = (*ADAPTIVE, "--schedule.adaptive.stops", "[4]")
+ALL_AT_ONCE = (*ADAPTIVE, "--schedule.adaptive.removed_per_stage", "10")
+IMPATIENT = (*ADAPTIVE, "--schedule.adaptive.max_steps", "600")
+# GPT-2's layers as GPT-NeoX has them, with rotary positions in place of learned ones. One thing more differs: GPT-2
+# begins with smaller weights where a layer adds to what it was given.
 ROTARY = {
     "model_type": "gpt_neox",
     "num_hidden_layers": 2,
@@ -49,7 +51,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no_smoothing": ("--removal.smoothing_lambda", ".inf"),
     "pace_2x": ("--schedule.removed_per_epoch", "4.69"),
     "pace_4x": ("--schedule.removed_per_epoch", "9.38"),
-    "adaptive": ("--schedule.kind", "adaptive"),
+    "adaptive": ADAPTIVE,
     "number_at_a_time": NUMBER_AT_A_TIME,
     "number_earlier_rows": (*NUMBER_AT_A_TIME, "--removal.earlier_share", "0.5"),
     "all_at_once": ALL_AT_ONCE,

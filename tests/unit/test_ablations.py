@@ -1,4 +1,4 @@
-"""The table of the ablations: what is counted as a dip, as learned, and how several seeds are summed up."""
+"""The ablations: what is counted as a dip, as learned, how seeds are summed up, and that every variant is a run."""
 
 import pytest
 
