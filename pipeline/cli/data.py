@@ -54,7 +54,7 @@ SUFFIXES = {"text": ".txt", "jsonl": ".jsonl"}
 
 def multiplication(size: MultiplicationSize, splits: Splits) -> None:
     """Generate products with the school method as chain of thought, in the paper's format."""
-    sizes = parse_sizes(size.digits, "--digits")
+    sizes = parse_sizes(size.digits, "--digits", size.sums)
     if not 0 <= size.zero_share <= 1:
         raise UserError(f"--zero_share ({size.zero_share}) must be a share from 0 to 1; correct it.")
     with_zeros = [

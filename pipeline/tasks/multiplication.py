@@ -1,7 +1,8 @@
 """Multiplication of two numbers, written as in the published data of the paper.
 
 Digits stand least significant first. The chain of thought is the school method: one partial product per digit of the
-second number, shifted by leading zeros, and in brackets the sum so far (the last sum is the answer).
+second number, shifted by leading zeros, and in brackets the sum so far (the last sum is the answer). The sums may also
+stand behind all products, or be left out.
 
 Source: arXiv:2405.14838, section 4 and its published data.
 """
@@ -9,7 +10,8 @@ Source: arXiv:2405.14838, section 4 and its published data.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import accumulate, zip_longest
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from pipeline.tasks.digits import num_operands_of, smallest_operand_of, write_di
 SIZES = re.compile(r"([0-9]{1,3})x([0-9]{1,3})(?:-([0-9]{1,3})x([0-9]{1,3}))?")
 MOST_DIGITS_OF_INT64 = 18
 Number = TypeVar("Number", int, np.ndarray)
+Sums = Literal["between", "last", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Multiplication:
     """K, digits of the first number, at least 1."""
     num_digits_b: int
     """M, digits of the second number, at least 1; the chain of thought has M partial products."""
+    sums: Sums = "between"
+    """Where the sums so far stand: each behind its last product, all behind the last product, or nowhere."""
 
     def num_questions(self) -> int:
         """Return the number of ordered pairs of operands."""
@@ -37,7 +42,7 @@ class Multiplication:
 
     def record_at(self, index: int) -> CoTRecord:
         """Return the pair with this number."""
-        return make_record(*self._operands(index), (self.num_digits_a, self.num_digits_b))
+        return make_record(*self._operands(index), (self.num_digits_a, self.num_digits_b), self.sums)
 
     def text_lines(self, indices: Sequence[int]) -> list[str]:
         """Return rows as ``to_text_line`` writes them; all at once, where their products fit into 64 bits."""
@@ -48,7 +53,10 @@ class Multiplication:
         line = to_text_line(self.record_at(0)) + "\n"
         characters = np.repeat(np.frombuffer(line.encode(), np.uint8)[:, None], len(indices), axis=1)  # (line, rows)
         places = (place for place, character in enumerate(line) if character.isdigit())
-        for numbers, width in _written_numbers(a, b, self.num_digits_a, self.num_digits_b):
+        written = [(a, self.num_digits_a), (b, self.num_digits_b)]
+        written += [(step.number, step.width) for step in _steps(a, b, self.num_digits_a, self.num_digits_b, self.sums)]
+        written += [(a * b, self.num_digits_a + self.num_digits_b)]
+        for numbers, width in written:
             for _ in range(width):
                 rest = numbers // 10
                 characters[next(places)] = ord("0") + numbers - 10 * rest
@@ -60,28 +68,44 @@ class Multiplication:
         return smallest_operand_of(self.num_digits_a) + index_a, smallest_operand_of(self.num_digits_b) + index_b
 
 
-def _written_numbers(a: Number, b: Number, num_digits_a: int, num_digits_b: int) -> list[tuple[Number, int]]:
-    """Return the numbers of a row in the order in which they are written, each with its width in digits."""
-    written: list[tuple[Number, int]] = [(a, num_digits_a), (b, num_digits_b)]
-    total = 0 * a
-    for shift in range(num_digits_b):
-        partial = a * (b // 10**shift % 10) * 10**shift
-        width = num_digits_a + 1 + shift
-        if shift > 1:  # the first sum is the first partial product itself and is not written again
-            written.append((total, width - 1))
-        written.append((partial, width))
-        total = total + partial
-    written.append((total, num_digits_a + num_digits_b))
-    return written
+class _Step(NamedTuple, Generic[Number]):
+    """A number of the chain of thought."""
+
+    number: Number
+    width: int
+    """In digits."""
+    form: str
+    """How it is written."""
 
 
-def make_record(a: int, b: int, num_digits: int | tuple[int, int]) -> CoTRecord:
+def _steps(a: Number, b: Number, num_digits_a: int, num_digits_b: int, sums: Sums) -> list[_Step[Number]]:
+    """Return the chain of thought in the order in which it is written."""
+    products = [
+        _Step(a * (b // 10**shift % 10) * 10**shift, num_digits_a + 1 + shift, "+ {}" if shift else "{}")
+        for shift in range(num_digits_b)
+    ]
+    # The first sum is the first product, the last is the answer; neither is written again.
+    totals = [
+        _Step(total, num_digits_a + count, "( {} )")
+        for count, total in enumerate(accumulate(product.number for product in products), start=1)
+        if 1 < count < num_digits_b
+    ]
+    if sums == "none":
+        return products
+    if sums == "last":
+        return products + totals
+    pairs = zip_longest(products[1:], totals)
+    return products[:1] + [step for pair in pairs for step in pair if step is not None]
+
+
+def make_record(a: int, b: int, num_digits: int | tuple[int, int], sums: Sums = "between") -> CoTRecord:
     """Write ``a * b`` as a row.
 
     Args:
         a: First number.
         b: Second number.
         num_digits: K for K x K, or (K, M): digits of ``a`` and ``b`` without leading zeros.
+        sums: Where the sums so far stand, as in ``Multiplication``.
 
     Returns:
         The row; its steps are the partial products and the sums so far.
@@ -93,22 +117,21 @@ def make_record(a: int, b: int, num_digits: int | tuple[int, int]) -> CoTRecord:
     for name, operand, count in (("a", a, num_digits_a), ("b", b, num_digits_b)):
         if operand < 1 or len(str(operand)) != count:
             raise ValueError(f"{name} ({operand}) must have {count} digits and no leading zero.")
-    written_a, written_b, *steps, answer = (
-        write_digits(number, width) for number, width in _written_numbers(a, b, num_digits_a, num_digits_b)
+    steps = _steps(a, b, num_digits_a, num_digits_b, sums)
+    return CoTRecord(
+        question=f"{write_digits(a, num_digits_a)} * {write_digits(b, num_digits_b)}",
+        steps=tuple(step.form.format(write_digits(step.number, step.width)) for step in steps),
+        answer=write_digits(a * b, num_digits_a + num_digits_b),
     )
-    # Behind the first partial product, the others take turns with the sums.
-    for place, step in enumerate(steps):
-        if place:
-            steps[place] = f"+ {step}" if place % 2 else f"( {step} )"
-    return CoTRecord(question=f"{written_a} * {written_b}", steps=tuple(steps), answer=answer)
 
 
-def parse_sizes(text: str, name: str) -> list[Multiplication]:
+def parse_sizes(text: str, name: str, sums: Sums = "between") -> list[Multiplication]:
     """Read ``4x4``, or ``2x2-4x3`` for every K from 2 to 4 with every M from 2 to 3.
 
     Args:
         text: As the user wrote it.
         name: Option it stands for, for messages.
+        sums: Where the sums so far stand in all of them.
 
     Raises:
         UserError: If it is something else, holds 0, or runs backwards.
@@ -122,4 +145,4 @@ def parse_sizes(text: str, name: str) -> list[Multiplication]:
     last_a, last_b = int(match[3] or first_a), int(match[4] or first_b)
     if not (1 <= first_a <= last_a and 1 <= first_b <= last_b):
         raise UserError(f"{name} ({text!r}) must begin at 1 or more and run upwards; write the smaller end first.")
-    return [Multiplication(a, b) for a in range(first_a, last_a + 1) for b in range(first_b, last_b + 1)]
+    return [Multiplication(a, b, sums) for a in range(first_a, last_a + 1) for b in range(first_b, last_b + 1)]

@@ -63,6 +63,18 @@ def test_a_share_of_the_products_has_zeros(tmp_path: Path) -> None:
     assert len(has_zeros) == 100 and all(has_zeros[60:]) and not all(has_zeros[:60])
 
 
+def test_sums_of_a_product_can_stand_elsewhere(tmp_path: Path) -> None:
+    command = ["data", "multiplication", "--digits", "3x3", "--num_train", 20]
+    rows = {}
+    for sums in ("between", "last", "none"):
+        tacit(*command, "--sums", sums, "--output_dir", tmp_path / sums)
+        rows[sums] = list(read_records(str(tmp_path / sums / "train.txt")))
+    assert [row.cot.count("(") for row in rows["between"] + rows["last"] + rows["none"]] == [1] * 40 + [0] * 20
+    assert all(last.cot.startswith(none.cot) for last, none in zip(rows["last"], rows["none"], strict=True))
+    assert all(last.cot.endswith(")") for last in rows["last"])
+    assert [row.question for row in rows["between"]] == [row.question for row in rows["none"]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "first_row"),
     [

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from pipeline.tasks import (
 )
 from pipeline.tasks.addition import make_record as make_sum
 from pipeline.tasks.digits import parse_range, write_digits
-from pipeline.tasks.multiplication import make_record, parse_sizes
+from pipeline.tasks.multiplication import Sums, make_record, parse_sizes
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -56,6 +57,17 @@ def test_multiplication_steps_by_hand() -> None:
     assert make_record(12, 345, (2, 3)).steps == ("0 6 0", "+ 0 8 4 0", "( 0 4 5 0 )", "+ 0 0 6 3 0")
 
 
+def test_sums_stand_between_the_products_behind_them_or_nowhere() -> None:
+    # 12 * 3456 = 72 + 600 + 4800 + 36000
+    products = ["2 7 0", "+ 0 0 6 0", "+ 0 0 8 4 0", "+ 0 0 0 6 3 0"]
+    first_sum, second_sum = "( 2 7 6 0 )", "( 2 7 4 5 0 )"
+    between, last, none = (list(make_record(12, 3456, (2, 4), sums).steps) for sums in get_args(Sums))
+    assert between == [*products[:2], first_sum, products[2], second_sum, products[3]]
+    assert last == [*products, first_sum, second_sum]
+    assert none == products
+    assert [make_record(12, 3, (2, 1), sums).steps for sums in get_args(Sums)] == 3 * [("6 3 0",)]
+
+
 @pytest.mark.parametrize(("num_digits", "num_tokens"), [(4, 46), (5, 74), (7, 148), (9, 246), (11, 368)])
 def test_multiplication_has_the_papers_number_of_tokens(num_digits: int, num_tokens: int) -> None:
     smallest = 10 ** (num_digits - 1)
@@ -83,9 +95,11 @@ def test_multiplication_is_exact(a: int, b: int) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 10), st.integers(1, 10), st.randoms(use_true_random=False))
-def test_lines_made_at_once_are_those_of_the_records(num_digits_a: int, num_digits_b: int, rng: random.Random) -> None:
-    task = Multiplication(num_digits_a, num_digits_b)  # products of up to 18 digits are made at once
+@given(st.integers(1, 10), st.integers(1, 10), st.sampled_from(get_args(Sums)), st.randoms(use_true_random=False))
+def test_lines_made_at_once_are_those_of_the_records(
+    num_digits_a: int, num_digits_b: int, sums: Sums, rng: random.Random
+) -> None:
+    task = Multiplication(num_digits_a, num_digits_b, sums)  # products of up to 18 digits are made at once
     last = task.num_questions() - 1
     indices = [0, last, *(rng.randint(0, last) for _ in range(5))]
     assert task.text_lines(indices) == [to_text_line(task.record_at(index)) for index in indices]
