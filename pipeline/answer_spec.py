@@ -31,6 +31,8 @@ class AnswerSpec:
     """Whether position ids shift from the first separator on. False also where the shift is built into the weights."""
     longest_cot: int
     """Tokens in the longest training CoT."""
+    right_first: int = 0
+    """Of the removed tokens, the first so many went from the right."""
     question_length: int | None = None
     """Tokens that every question must have, where a shift is built in."""
     built_in_shift: int = 0
@@ -45,7 +47,9 @@ class AnswerSpec:
     @property
     def shift(self) -> int:
         """By how much position ids shift from the first separator on when answering; no smoothing here."""
-        return position_shift(self.num_removed, self.longest_cot, self.removes_all) if self.keep_positions else 0
+        if not self.keep_positions:
+            return 0
+        return position_shift(self.num_removed, self.longest_cot, self.removes_all, self.right_first)
 
     @property
     def torch_dtype(self) -> torch.dtype:

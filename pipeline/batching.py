@@ -69,6 +69,7 @@ class RemovalRule:
     smoothing_lambda: float
     earlier_share: float
     earlier_from: int
+    right_first: int
     keep_positions: bool
     longest_cot: int
     """Tokens in the longest training CoT: where kept positions end."""
@@ -82,6 +83,7 @@ def removal_rule(removal: RemovalConfig, examples: ExampleSet) -> RemovalRule:
         removal.smoothing_lambda,
         removal.earlier_share,
         removal.earlier_from,
+        removal.right_first,
         removal.keep_positions,
         examples.longest_cot("token"),
     )
@@ -113,8 +115,11 @@ def build_rows(
     for example, index in zip(examples.take(indices), indices, strict=True):
         num_removed, removes_all = stage.num_removed + int(offsets[index]), stage.removes_all and offsets[index] >= 0
         amount = len(example.cot_ids) if removes_all else num_removed
-        shift = position_shift(num_removed, rule.longest_cot, removes_all) if rule.keep_positions else 0
-        rows.append(assemble_row(remove_cot_tokens(example, amount, rule.side, rule.unit), examples.layout, shift))
+        left = remove_cot_tokens(example, amount, rule.side, rule.unit, rule.right_first)
+        shift = 0
+        if rule.keep_positions:
+            shift = position_shift(num_removed, rule.longest_cot, removes_all, rule.right_first)
+        rows.append(assemble_row(left, examples.layout, shift))
     return rows
 
 

@@ -138,7 +138,7 @@ def _take(examples: ExampleSet, spec: AnswerSpec, indices: Sequence[int]) -> Ite
     """Yield what is left of some rows."""
     for example in examples.take(indices):
         amount = len(example.cot_ids) if spec.removes_all else spec.num_removed
-        yield remove_cot_tokens(example, amount, spec.side, spec.unit)
+        yield remove_cot_tokens(example, amount, spec.side, spec.unit, spec.right_first)
 
 
 def _sample(

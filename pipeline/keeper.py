@@ -211,6 +211,7 @@ class Keeper:
             removal.unit,
             removal.keep_positions,
             self._longest_cot,
+            removal.right_first,
             base_quantization=self._config.model.quantization,
             num_positions=self._config.model.num_positions,
             dtype="bfloat16" if self._config.engine.precision == "bf16" else "float32",

@@ -59,7 +59,8 @@ def _metadata(origin: Provenance, name: str, license_name: str) -> str:
 def _state(spec: AnswerSpec) -> str:
     if spec.removes_all:
         return "It writes the answer at once: every token of the chain of thought was removed in training."
-    return f"{spec.num_removed} {spec.unit}s of the chain of thought were removed in training, from the {spec.side}."
+    ends = f"the right, at most {spec.right_first}, then from the left" if spec.right_first else f"the {spec.side}"
+    return f"{spec.num_removed} {spec.unit}s of the chain of thought were removed in training, from {ends}."
 
 
 def _base(origin: Provenance, license_name: str) -> str:

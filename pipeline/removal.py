@@ -65,14 +65,17 @@ def earlier_offsets(num_rows: int, share: float, num_added: int, generator: np.r
     return np.where(draws < share, -1 - np.floor(draws / share * num_added), 0).astype(np.int64)
 
 
-def remove_cot_tokens(example: CoTExample, num_removed: int, side: Side, unit: Unit = "token") -> CoTExample:
-    """Drop tokens, or whole reasoning steps, from one end of the chain of thought.
+def remove_cot_tokens(
+    example: CoTExample, num_removed: int, side: Side, unit: Unit = "token", right_first: int = 0
+) -> CoTExample:
+    """Drop tokens, or whole reasoning steps, from one end of the chain of thought, or from the right and then the left.
 
     Args:
         example: Unpadded token ids; ``cot_ids`` has length C >= 0.
         num_removed: Tokens or steps to drop, >= 0; clamped to what there is.
         side: "left" drops the earliest reasoning first.
         unit: What is counted.
+        right_first: Of the dropped tokens, the first so many go from the right end whatever ``side`` is.
 
     Returns:
         A new example; with unit "token" its ``cot_ids`` has max(C - num_removed, 0) tokens.
@@ -84,6 +87,9 @@ def remove_cot_tokens(example: CoTExample, num_removed: int, side: Side, unit: U
     """
     if num_removed < 0:
         raise ValueError(f"num_removed ({num_removed}) must be at least 0.")
+    if right_first:
+        from_right = min(num_removed, right_first)
+        return remove_cot_tokens(remove_cot_tokens(example, from_right, "right"), num_removed - from_right, side, unit)
     lengths = example.cot_step_lengths
     if unit == "step":
         gone = lengths[:num_removed] if side == "left" else lengths[max(len(lengths) - num_removed, 0) :]
@@ -106,12 +112,16 @@ def _shorten(lengths: tuple[int, ...], num_tokens: int, side: Side) -> tuple[int
     return tuple(ordered if side == "left" else ordered[::-1])
 
 
-def position_shift(num_removed: int, longest_cot: int, removes_all: bool) -> int:
+def position_shift(num_removed: int, longest_cot: int, removes_all: bool, right_first: int = 0) -> int:
     """Return by how much kept positions shift from the first separator on: min(s + o, C_max).
+
+    Only what goes from the left opens a gap: what has gone from the right is gone from C_max, too.
 
     Args:
         num_removed: Scheduled number of removed tokens plus the row's smoothing offset, s + o.
         longest_cot: Tokens in the longest training CoT, C_max.
         removes_all: Whether the stage removes everything.
+        right_first: Of the removed tokens, the first so many go from the right.
     """
-    return longest_cot if removes_all else min(num_removed, longest_cot)
+    longest = max(longest_cot - right_first, 0)
+    return longest if removes_all else min(max(num_removed - right_first, 0), longest)

@@ -15,6 +15,7 @@ MINIMUM = {
     "lora.rank": 1,
     "schedule.hold_epochs": 0,
     "removal.earlier_from": 0,
+    "removal.right_first": 0,
     "schedule.start_removed": 0,
     "schedule.remove_all_beyond": 1,
     "schedule.final_epochs": 0,
@@ -240,6 +241,11 @@ def _check_removal_and_schedule(config: Config) -> Iterator[str]:
         yield "removal.keep_positions (true) needs removal.side left (it is right); change one of the two."
     if removal.keep_positions and removal.unit == "step":
         yield "removal.keep_positions (true) needs removal.unit token (it is step); change one of the two."
+    if removal.right_first and (removal.side, removal.unit) != ("left", "token"):
+        yield (
+            f"removal.right_first ({removal.right_first}) needs removal.side left and removal.unit token (they are "
+            f"{removal.side} and {removal.unit}); change them, or leave it out."
+        )
     if not 0 <= removal.earlier_share < 1:
         yield f"removal.earlier_share ({removal.earlier_share}) must be a share of the rows in [0, 1); correct it."
     if removal.earlier_from and not removal.earlier_share:

@@ -130,6 +130,8 @@ class RemovalConfig:
     """Share of the rows that lose fewer units: as many as in the stage before, or any number between, drawn evenly."""
     earlier_from: int = 0
     """Removed units from which on a stage has such rows."""
+    right_first: int = 0
+    """Tokens that go from the right end before any goes from the left, such as sums that stand behind what they add."""
     keep_positions: bool = False
     """Give what stays the positions it would have behind the longest CoT in full. Left side and tokens only."""
 

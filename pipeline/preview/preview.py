@@ -172,6 +172,7 @@ def _preview_stage(
             row,
             examples.layout,
             rule.side,
+            rule.right_first,
             text_of,
         )
         for number, example, row in zip(row_numbers, examples.take(row_numbers), rows, strict=True)

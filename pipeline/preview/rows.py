@@ -58,6 +58,7 @@ def show_row(
     row: Row,
     layout: SequenceLayout,
     side: Side,
+    right_first: int,
     text_of: Callable[[int], str],
 ) -> ShownRow:
     """Take a row apart.
@@ -69,19 +70,22 @@ def show_row(
         row: What training makes of it.
         layout: Separators of the run.
         side: The end at which its CoT is removed.
+        right_first: Of the removed tokens, the first so many are gone from the right.
         text_of: Gives a token's text.
     """
     batch = collate([row], layout)
     seen = list(zip(batch.input_ids[0].tolist(), batch.position_ids[0].tolist(), batch.labels[0].tolist(), strict=True))
     num_cot = len(example.cot_ids)
     num_left = int(cot_left(len(seen), len(example.question_ids), len(example.answer_ids), layout))
-    border = num_cot - num_left if side == "left" else num_left
+    begin = max(num_cot - num_left - right_first, 0) if side == "left" else 0
+    kept = slice(begin, begin + num_left)
     *answer, end = example.answer_ids
     parts = (
         ("question", example.question_ids, True),
         ("first_separator", layout.first_separator_ids, True),
-        ("cot", example.cot_ids[:border], side == "right"),
-        ("cot", example.cot_ids[border:], side == "left"),
+        ("cot", example.cot_ids[: kept.start], False),
+        ("cot", example.cot_ids[kept], True),
+        ("cot", example.cot_ids[kept.stop :], False),
         ("second_separator", layout.second_separator_ids, bool(layout.second_separator(num_left > 0))),
         ("answer", answer, True),
         ("end", (end,), True),

@@ -42,6 +42,7 @@ def _samples_of_kept_model(config: Config, step: int | None) -> list[dict[str, A
         pytest.param({"format": PAPER_FORMAT, "removal__keep_positions": True}, id="paper-format"),
         pytest.param({"format": PAPER_FORMAT, "format__keep_second_separator": False}, id="second-separator-goes"),
         pytest.param({"removal__side": "right"}, id="right"),
+        pytest.param({"removal__right_first": 3, "removal__keep_positions": True}, id="right-first"),
         pytest.param({"engine__precision": "bf16"}, id="bf16"),
     ],
 )

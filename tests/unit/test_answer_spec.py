@@ -30,6 +30,8 @@ def spec(**changes: object) -> AnswerSpec:
         ({}, 3),
         ({"num_removed": 12}, 10),
         ({"removes_all": True}, 10),  # a threshold took all at 3: the answer stands behind the longest CoT
+        ({"right_first": 2}, 1),
+        ({"right_first": 2, "removes_all": True}, 8),
         ({"keep_positions": False}, 0),
         ({"keep_positions": False, "removes_all": True}, 0),
     ],

@@ -33,7 +33,14 @@ END, PAD = 1, 0
 LAYOUT = SequenceLayout((2,), (3,), END, PAD)
 STAGE = Stage(1, num_removed=2, removes_all=False, first_step=0, smooths=True, resets_optimizer=True)
 RULE = RemovalRule(
-    "left", "token", smoothing_lambda=0.5, earlier_share=0.0, earlier_from=0, keep_positions=False, longest_cot=12
+    "left",
+    "token",
+    smoothing_lambda=0.5,
+    earlier_share=0.0,
+    earlier_from=0,
+    right_first=0,
+    keep_positions=False,
+    longest_cot=12,
 )
 
 
@@ -236,7 +243,14 @@ def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
 def build(stage: Stage, offset: int, cot_length: int = 8, **rule: object) -> tuple[list[int], list[int]]:
     """Return ids and positions of a single row with this offset."""
     settings_ = RemovalRule(
-        "left", "token", smoothing_lambda=4.0, earlier_share=0.5, earlier_from=0, keep_positions=False, longest_cot=10
+        "left",
+        "token",
+        smoothing_lambda=4.0,
+        earlier_share=0.5,
+        earlier_from=0,
+        right_first=0,
+        keep_positions=False,
+        longest_cot=10,
     )
     (row,) = build_rows(
         build_examples([cot_length]),
@@ -284,6 +298,24 @@ def test_rows_lose_what_is_scheduled_and_the_offset(stage: Stage, offset: int, s
 )
 def test_kept_positions(stage: Stage, offset: int, cot_length: int, shift: int) -> None:
     ids, positions = build(stage, offset, cot_length, keep_positions=True)
+    assert positions == [0, *range(1 + shift, len(ids) + shift)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "offset", "cot_ids", "shift"),
+    [
+        (stage_with(2), 0, [10, 11, 12, 13, 14, 15], 0),
+        (stage_with(2), 3, [12, 13, 14], 2),
+        (stage_with(5), -2, [10, 11, 12, 13, 14], 0),
+        (stage_with(5), 0, [12, 13, 14], 2),
+        (stage_with(7, removes_all=True), 0, [], 7),  # behind the longest CoT, without what goes from the right
+    ],
+)
+def test_positions_are_kept_behind_what_went_from_the_right(
+    stage: Stage, offset: int, cot_ids: list[int], shift: int
+) -> None:
+    ids, positions = build(stage, offset, keep_positions=True, right_first=3)
+    assert ids == [100, 2, *cot_ids, 3, 7, END]
     assert positions == [0, *range(1 + shift, len(ids) + shift)]
 
 

@@ -31,10 +31,17 @@ EXAMPLE = CoTExample((1, 2), (11, 12, 13), (8, 0), (1, 2))
 LAYOUT = SequenceLayout((40,), (50, 51), end_id=0, pad_id=9)
 
 
-def shown(num_removed: int, side: Any = "left", unit: Any = "token", shift: int = 0, keeps: bool = True) -> ShownRow:
+def shown(
+    num_removed: int,
+    side: Any = "left",
+    unit: Any = "token",
+    shift: int = 0,
+    keeps: bool = True,
+    right_first: int = 0,
+) -> ShownRow:
     layout = SequenceLayout((40,), (50, 51), end_id=0, pad_id=9, keep_second_separator=keeps)
-    row = assemble_row(remove_cot_tokens(EXAMPLE, num_removed, side, unit), layout, shift)
-    return show_row(7, None, EXAMPLE, row, layout, side, str)
+    row = assemble_row(remove_cot_tokens(EXAMPLE, num_removed, side, unit, right_first), layout, shift)
+    return show_row(7, None, EXAMPLE, row, layout, side, right_first, str)
 
 
 def ids(row: ShownRow, part: str, removed: bool = False) -> list[int]:
@@ -82,6 +89,13 @@ def test_what_is_removed_stands_where_it_stood(
     assert all(token.position is None and not token.has_loss for token in row.tokens if token.id in gone)
     positions = [token.position for token in row.tokens if not token.is_removed]
     assert positions == list(range(10 - len(gone)))
+
+
+@pytest.mark.parametrize(("num_removed", "left"), [(0, [11, 12, 13]), (1, [11, 12]), (2, [12]), (3, []), (9, [])])
+def test_what_goes_from_the_right_first_stands_where_it_stood(num_removed: int, left: list[int]) -> None:
+    row = shown(num_removed, right_first=1)
+    assert ids(row, "cot") == left
+    assert [token.id for token in row.tokens] == [1, 2, 40, 11, 12, 13, 50, 51, 8, 0]
 
 
 def test_kept_positions_jump_from_the_first_separator_on() -> None:
@@ -319,8 +333,9 @@ class EngineStandIn:
         {"smoothing_lambda": 0.7, "side": "right"},
         {"smoothing_lambda": 0.7, "unit": "step"},
         {"smoothing_lambda": 0.7, "earlier_share": 0.5, "keep_positions": True},
+        {"smoothing_lambda": 0.7, "right_first": 2, "keep_positions": True},
     ],
-    ids=["left", "kept positions", "right", "steps", "some lose fewer"],
+    ids=["left", "kept positions", "right", "steps", "some lose fewer", "right first"],
 )
 def test_rows_and_batches_are_what_the_controller_hands_to_the_engine(tmp_path: Path, removal: dict[str, Any]) -> None:
     config = tiny_config(tmp_path, removal=removal, engine={"micro_batch_tokens": 60})

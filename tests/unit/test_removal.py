@@ -60,6 +60,25 @@ def test_steps_go_whole(
     assert left == CoTExample((1, 2), cot_ids, (3, 4), cot_step_lengths)
 
 
+@pytest.mark.parametrize(
+    ("num_removed", "cot_ids", "cot_step_lengths"),
+    [
+        (0, (11, 12, 13, 14, 15, 16), (1, 3, 2)),
+        (1, (11, 12, 13, 14, 15), (1, 3, 1)),
+        (2, (11, 12, 13, 14), (1, 3)),
+        (3, (12, 13, 14), (3,)),
+        (5, (14,), (1,)),
+        (6, (), ()),
+        (7, (), ()),
+    ],
+)
+def test_some_tokens_go_from_the_right_first(
+    num_removed: int, cot_ids: tuple[int, ...], cot_step_lengths: tuple[int, ...]
+) -> None:
+    left = remove_cot_tokens(EXAMPLE, num_removed, "left", right_first=2)
+    assert left == CoTExample((1, 2), cot_ids, (3, 4), cot_step_lengths)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("unit", ["token", "step"])
 def test_nothing_to_remove_is_no_mistake(side: str, unit: str) -> None:
@@ -149,6 +168,14 @@ def test_offsets_come_from_the_generator_alone() -> None:
 )
 def test_position_shift_stops_at_the_longest_cot(num_removed: int, removes_all: bool, shift: int) -> None:
     assert position_shift(num_removed, longest_cot=10, removes_all=removes_all) == shift
+
+
+@pytest.mark.parametrize(
+    ("num_removed", "removes_all", "shift"), [(0, False, 0), (4, False, 0), (5, False, 1), (12, False, 6), (5, True, 6)]
+)
+def test_positions_do_not_shift_by_what_went_from_the_right(num_removed: int, removes_all: bool, shift: int) -> None:
+    assert position_shift(num_removed, longest_cot=10, removes_all=removes_all, right_first=4) == shift
+    assert position_shift(num_removed, longest_cot=10, removes_all=removes_all, right_first=11) == 0
 
 
 @pytest.mark.parametrize(("share", "num_added"), [(0.5, 1), (0.3, 9)])

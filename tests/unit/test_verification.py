@@ -337,6 +337,7 @@ def test_a_half_trained_model_gets_the_same_verdicts(trained: Trained) -> None:
     [
         ({"num_removed": 3}, True),
         ({"num_removed": 3, "side": "right", "keep_positions": True, "longest_cot": 7}, True),
+        ({"num_removed": 3, "right_first": 2, "keep_positions": True, "longest_cot": 7}, True),
         ({"num_removed": 6, "keep_positions": True, "longest_cot": 7}, False),  # some rows have a CoT, others none
         ({"removes_all": True, "keep_positions": True, "longest_cot": 7}, False),
     ],
