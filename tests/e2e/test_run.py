@@ -42,7 +42,6 @@ def _samples_of_kept_model(config: Config, step: int | None) -> list[dict[str, A
         pytest.param({"format": PAPER_FORMAT, "removal__keep_positions": True}, id="paper-format"),
         pytest.param({"format": PAPER_FORMAT, "format__keep_second_separator": False}, id="second-separator-goes"),
         pytest.param({"removal__side": "right"}, id="right"),
-        pytest.param({"removal__right_first": 3, "removal__keep_positions": True}, id="right-first"),
         pytest.param({"engine__precision": "bf16"}, id="bf16"),
     ],
 )
@@ -60,13 +59,16 @@ def test_the_saved_model_answers_as_it_was_evaluated(tmp_path: Path, overrides: 
     assert report.examples_per_second > 0
 
 
-def test_plain_generate_answers_as_our_evaluation_with_kept_positions(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, removal__keep_positions=True)
+@pytest.mark.parametrize(("right_first", "num_positions"), [(0, 32), (3, 35)])
+def test_plain_generate_answers_as_our_evaluation_with_kept_positions(
+    tmp_path: Path, right_first: int, num_positions: int
+) -> None:
+    config = tiny_config(tmp_path, removal__keep_positions=True, removal__right_first=right_first)
     result = train(config)
     model = AutoModelForCausalLM.from_pretrained(result.model_dir)
     tokenizer = AutoTokenizer.from_pretrained(result.model_dir)
-    # 40 positions less the 8 tokens of the CoT, whose rows of the position table are gone.
-    assert model.config.n_positions == 32
+    # 40 positions less those of the CoT's 8 tokens that went from the left: their rows of the position table are gone.
+    assert model.config.n_positions == num_positions
     for row in _samples_of_kept_model(config, result.best_step):
         prompt = tokenizer(f"{row['question']} =", return_tensors="pt")
         written = model.generate(**prompt, max_new_tokens=len(row["text"].split()))[0, prompt.input_ids.shape[1] :]

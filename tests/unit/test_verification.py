@@ -361,6 +361,9 @@ def test_references_are_what_is_left_of_the_rows(trained: Trained) -> None:
     layout = dataclasses.replace(examples.layout, keep_second_separator=False)
     dropped = make_references(ExampleSet(examples.rows, layout), spec, [rows.index(short)])
     assert dropped == [list(short.answer_ids)]
+    both_ends = dataclasses.replace(spec, right_first=4)
+    (reference,) = make_references(examples, both_ends, [rows.index(long)])
+    assert reference == [*long.cot_ids[2:3], *separator, *long.answer_ids]
 
 
 def test_speed_at_batch_one_never_sees_a_reference(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
