@@ -90,7 +90,7 @@ class MultiplicationSize:
     """Digits of the two numbers: 4x4, or 2x2-4x4 for 2 to 4 digits each, every size as often as any other."""
     sums: Literal["between", "last", "none"] = "between"
     """Where the sums so far stand in the chain of thought: between the products, as published; behind the last product,
-    from where they can be removed first (--removal.side right); or nowhere."""
+    from where they can be removed first (--removal.right_first); or nowhere."""
     zero_share: float = 0.0
     """Share of the training rows drawn among numbers with zeros, every count of them as often as any other. These are
     easier, and what is learned there helps with the rest."""
