@@ -242,22 +242,12 @@ def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
 
 def build(stage: Stage, offset: int, cot_length: int = 8, **rule: object) -> tuple[list[int], list[int]]:
     """Return ids and positions of a single row with this offset."""
-    settings_ = RemovalRule(
-        "left",
-        "token",
-        smoothing_lambda=4.0,
-        earlier_share=0.5,
-        earlier_from=0,
-        right_first=0,
-        keep_positions=False,
-        longest_cot=10,
-    )
     (row,) = build_rows(
         build_examples([cot_length]),
         np.array([0]),
         np.array([offset]),
         stage,
-        replace(settings_, **rule),  # type: ignore[arg-type]
+        replace(RULE, longest_cot=10, **rule),  # type: ignore[arg-type]
     )
     return row.input_ids.tolist(), row.position_ids.tolist()
 
