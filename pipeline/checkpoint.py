@@ -7,6 +7,7 @@ does ``latest`` point at it, and only then do older ones go.
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any] | None:
     engine.load(chosen, state["world_size"])
     if rank() == 0:
         for path in damaged:  # or, being newer, they would count among those that are kept
-            path.rename(path.with_name(f".{path.name}.damaged"))
+            aside = path.with_name(f".{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)  # the same step may have been damaged before
+            path.rename(aside)
         if damaged:
             _point_at(chosen)
     return state

@@ -56,7 +56,7 @@ class Keeper:
         lengths = np.unique(train.lengths("question_ids"))
         self._question_length = int(lengths[0]) if len(lengths) == 1 else None
         self._longest_cot = train.longest_cot("token")
-        self._evaluated_at = self._saved_at = 0
+        self._evaluated_at = self._saved_at = self._begun_at = 0
         self.best_accuracy: float | None = None
         self.best_step: int | None = None
 
@@ -104,7 +104,8 @@ class Keeper:
     def finish(self, stage: Stage) -> None:
         """Evaluate and save where the run ended; if that is before its last stage, its only model is this one."""
         self._evaluate(stage)
-        if self.best_accuracy is None:
+        has_trained = self._controller.step > self._begun_at  # else `stage` may be one that had no step
+        if self.best_accuracy is None and (has_trained or not (self._run_dir / "model").is_dir()):
             self._save_model(stage)
         if self._saved_at != self._controller.step:
             self._checkpoint(stage)
@@ -120,7 +121,8 @@ class Keeper:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
         self.best_accuracy, self.best_step = state["best_accuracy"], state["best_step"]
-        self._evaluated_at, self._saved_at = state["evaluated_at"], self._controller.step
+        self._evaluated_at = state["evaluated_at"]
+        self._saved_at = self._begun_at = self._controller.step
 
     def _is_due(self, every_steps: int | None) -> bool:
         return every_steps is not None and self._controller.step % every_steps == 0

@@ -1,11 +1,13 @@
 """The training loss, with logits only where a label is."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from pipeline.batching import MicroBatch
+from pipeline.modeling.packed_attention import packed_rows
 from pipeline.packing import packed_inputs, padded_inputs, targets
 
 # Logits turned into fp32 at once: few enough for a CPU's cache; on a GPU enough that the launches cost little.
@@ -28,7 +30,8 @@ def token_loss_sum(
     """
     inputs = packed_inputs(micro_batch) if packed else padded_inputs(micro_batch)
     on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
-    logits = model(**on_device, use_cache=False).logits
+    with packed_rows() if packed else nullcontext():
+        logits = model(**on_device, use_cache=False).logits
     chunk = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
     return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets(micro_batch).to(device), chunk)
 

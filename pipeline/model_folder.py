@@ -78,8 +78,9 @@ def write_consolidated(checkpoint: Path, folder: Path, trust_remote_code: bool =
         trust_remote_code: Run Python code that comes with the model.
     """
     shutil.copytree(checkpoint / DESCRIPTION, folder)
-    weights = consolidated_weights(checkpoint)
-    if (folder / ADAPTER_CONFIG).is_file():
+    has_adapters = (folder / ADAPTER_CONFIG).is_file()
+    weights = consolidated_weights(checkpoint, has_adapters)
+    if has_adapters:
         dtype = load_spec(folder).torch_dtype  # of a 4-bit base, its quantisation's own tensors are saved as well
         adapters = {
             _adapter_name(name): weight.to(dtype).contiguous()
@@ -96,7 +97,8 @@ def write_consolidated(checkpoint: Path, folder: Path, trust_remote_code: bool =
 
 def _adapter_name(name: str) -> str:
     """Return the name that peft saves a weight of the adapter called ``default`` under."""
-    return "base_model.model." + name.replace("modules_to_save.default.", "").replace(".default.", ".")
+    name = name.replace("modules_to_save.default.", "").replace(".default.", ".").removesuffix(".default")
+    return f"base_model.model.{name}"
 
 
 def _drop_positions(weights: dict[str, torch.Tensor], config: Any, begin: int, number: int) -> Any:

@@ -19,6 +19,7 @@ from pipeline.modeling.fake_model import build_fake_model
 from pipeline.modeling.positions import lacks_positions, write_extended
 from pipeline.ranks import from_rank_zero, on_rank_zero
 from pipeline.run_dir import EXTENDED
+from pipeline.schedule import stage_numbers
 from pipeline.throughput import Throughput, peak_flops
 from pipeline.trackers import chosen_trackers
 
@@ -85,15 +86,26 @@ def positions_needed(config: Config, examples: ExampleSet, validation: ExampleSe
     return max(rows.longest_row(longest_cot) for rows in (examples, validation))
 
 
-def check_keep_stages(config: Config, num_removed_at_end: int) -> None:
+def check_keep_stages(config: Config, longest_cot: int) -> None:
     """Refuse to keep stages that never come.
+
+    Args:
+        config: The recipe.
+        longest_cot: Units in the longest training CoT.
 
     Raises:
         UserError: If ``run.keep_stages`` names any.
     """
-    beyond = [number for number in config.run.keep_stages if number > num_removed_at_end]
-    if beyond:
-        raise UserError(f"run.keep_stages ({beyond}): the run ends with {num_removed_at_end} removed; take them out.")
+    numbers = stage_numbers(config.schedule, longest_cot)
+    if config.schedule.adaptive.on_stall == "back":  # then a run may stand between them
+        numbers = list(range(numbers[-1] + 1))
+    missing = [number for number in config.run.keep_stages if number not in numbers]
+    if missing:
+        shown = ", ".join(map(str, numbers if len(numbers) < 10 else [*numbers[:3], "...", numbers[-1]]))
+        raise UserError(
+            f"run.keep_stages ({missing}): no stage of the run has so many units removed (they have {shown}); take "
+            "them out."
+        )
 
 
 def prepare_engine(
@@ -147,7 +159,9 @@ def _with_positions(
             f"model.num_positions ({wanted}) must not be below the {num_needed} that the longest row takes; raise it."
         )
     # Named after what it was made of: a run that is refused later must not have changed an earlier one's base.
-    digest = hashlib.sha256(model.name_or_path.encode()).hexdigest()[:8]
+    files = sorted(Path(model.name_or_path).glob("*"))  # none of a model of the Hub
+    source = [model.name_or_path, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
+    digest = from_rank_zero(hashlib.sha256(str(source).encode()).hexdigest()[:8])  # each node may have its own copy
     folder = run_dir / f"{EXTENDED}_{wanted}_{digest}"
     if from_rank_zero(not folder.exists()):
         on_rank_zero(lambda: write_extended(model.name_or_path, wanted, folder, model.trust_remote_code))

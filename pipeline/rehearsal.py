@@ -22,7 +22,7 @@ from pipeline.modeling.positions import lacks_positions
 from pipeline.preparation import check_files, check_keep_stages, load_data, positions_needed
 from pipeline.ranks import on_rank_zero
 from pipeline.run_dir import check_run_dir
-from pipeline.schedule import last_num_removed
+from pipeline.schedule import stage_numbers
 from pipeline.train import train
 
 NUM_ROWS = 64
@@ -66,8 +66,8 @@ def rehearse(config: Config) -> Rehearsal:
     needed = positions_needed(config, examples, validation)
     if not lacks_positions(model_config, config.model.num_positions):
         check_size(model_config, tokenizer, needed)
-    num_removed = _num_removed_at_end(config, examples.longest_cot(config.removal.unit))
-    check_keep_stages(config, num_removed)
+    longest_cot = examples.longest_cot(config.removal.unit)
+    check_keep_stages(config, longest_cot)
 
     run_dir = Path(config.run.output_dir)
     folder = run_dir.with_name(f"{run_dir.name}_rehearsal")
@@ -82,15 +82,13 @@ def rehearse(config: Config) -> Rehearsal:
         folder,
         result.num_steps,
         _num_removed_at_end(small, examples.head(small.data.num_train).longest_cot(config.removal.unit)),
-        num_removed,
+        _num_removed_at_end(config, longest_cot),
         steps_per_epoch(len(examples), config.optim.global_batch_size),
     )
 
 
 def _num_removed_at_end(config: Config, longest_cot: int) -> int:
-    if config.schedule.kind == "explicit_cot":
-        return 0
-    return last_num_removed(longest_cot, config.schedule.remove_all_beyond)
+    return stage_numbers(config.schedule, longest_cot)[-1]
 
 
 def in_small(config: Config, folder: Path) -> Config:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 EXTENDED = "base"  # begins the name of a folder with a copy of the model that has more positions
 LOCK = ".lock"
+WRITTEN_FOLDERS = ("checkpoints", "model", "stages", "tensorboard")
 
 
 @contextmanager
@@ -138,13 +139,21 @@ def clear_run_dir(run_dir: Path, base: Path) -> None:
 
     Args:
         run_dir: The run directory.
-        base: The model that the new run starts from: it stays, if it lies there.
+        base: The model that the new run starts from. An extended copy of one stays.
+
+    Raises:
+        UserError: If the new run starts from a model of the earlier one; nothing is deleted then.
     """
+    if any(base.resolve().is_relative_to((run_dir / name).resolve()) for name in WRITTEN_FOLDERS):
+        raise UserError(
+            f"model.name_or_path ({base}) lies in run.output_dir ({run_dir}), where --overwrite deletes it; choose "
+            "another run.output_dir, or copy the model to another place."
+        )
     if rank() == 0:
         for extended in run_dir.glob(f"{EXTENDED}_*"):
             if extended != base:
                 shutil.rmtree(extended)
-        for name in ("checkpoints", "model", "stages", "tensorboard"):
+        for name in WRITTEN_FOLDERS:
             shutil.rmtree(run_dir / name, ignore_errors=True)
         for name in ("metrics.jsonl", "samples.jsonl", "tracker_id", "frontier.json", "audit.json", "report.html"):
             (run_dir / name).unlink(missing_ok=True)

@@ -126,7 +126,7 @@ class AdaptiveState:
     recent_losses: tuple[float, ...] = field(default=())
     """Losses of the stage's last steps, at most ``window``."""
     previous_loss: float | None = None
-    """Running loss with which the stage before ended, or None in the first stage."""
+    """Running loss with which the stage before ended, of those that did not go back; None in the first stage."""
     pace: float = 1.0
     """Factor on ``min_steps`` and ``max_steps``; grows each time the schedule goes back."""
 
@@ -184,6 +184,8 @@ def adaptive_move(
         last: The number of removed units at which nothing is left.
     """
     num_removed = next_num_removed(state.stage.num_removed, decision, config, last)
+    # Behind `last` the stage before is not `removed_per_stage` away.
+    before = state.stage.num_removed if decision == "advance" else next_num_removed(num_removed, "back", config, last)
     stage = Stage(
         state.stage.index + 1,
         num_removed,
@@ -191,10 +193,30 @@ def adaptive_move(
         first_step=next_step,
         smooths=num_removed > 0,
         resets_optimizer=num_removed != state.stage.num_removed,
-        num_added=num_removed - next_num_removed(num_removed, "back", config, last),
+        num_added=num_removed - before,
     )
-    pace = state.pace * config.slow_down if decision == "back" else state.pace
-    return AdaptiveState(stage, previous_loss=state.running_loss, pace=pace)
+    if decision == "back":  # the loss of a stage that stalled is no measure for the next
+        return AdaptiveState(stage, previous_loss=state.previous_loss, pace=state.pace * config.slow_down)
+    return AdaptiveState(stage, previous_loss=state.running_loss, pace=state.pace)
+
+
+def stage_numbers(config: ScheduleConfig, longest_cot: int) -> list[int]:
+    """Return the numbers of removed units at which a run's stages stand on the way straight to its end.
+
+    Args:
+        config: Of any kind.
+        longest_cot: Units in the longest training CoT.
+    """
+    last = last_num_removed(longest_cot, config.remove_all_beyond)
+    if config.kind == "explicit_cot":
+        return [0]
+    if config.kind == "no_cot":
+        return [last]
+    numbers = [min(config.start_removed, last)]
+    while numbers[-1] < last:
+        on_the_way = next_num_removed(numbers[-1], "advance", config.adaptive, last)
+        numbers.append(on_the_way if config.kind == "adaptive" else numbers[-1] + 1)
+    return numbers
 
 
 def next_num_removed(num_removed: int, decision: Literal["advance", "back"], config: AdaptiveConfig, last: int) -> int:

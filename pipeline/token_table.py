@@ -42,7 +42,8 @@ class RowTokenizer:
         """Return a batch, one entry a row, with the columns of ``SCHEMA``.
 
         Raises:
-            UserError: If a row cannot be tokenised as the format asks, or has other separators than the first.
+            UserError: If a row cannot be tokenised as the format asks, has other separators than the first, or holds
+                one where its answer could not be told from the rest of what a model writes.
         """
         self.separators = self.separators or self._separators_of(rows)
         tables, numbers, missing = [], [], np.ones(len(rows), dtype=bool)
@@ -54,7 +55,9 @@ class RowTokenizer:
         if missing.any():
             numbers.append(np.flatnonzero(missing))
             tables.append(self._table_by_rows(rows.take(numbers[-1])))
-        return tables[0] if len(tables) == 1 else pa.concat_tables(tables).take(np.argsort(np.concatenate(numbers)))
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).take(np.argsort(np.concatenate(numbers)))
+        self._check_borders(table)
+        return table
 
     def num_tokens(self, table: pa.Table) -> np.ndarray:
         """Return the length of each row with its separators, (num_rows,)."""
@@ -67,6 +70,31 @@ class RowTokenizer:
         if len(separators[2]) != 1:  # the one token that decoding looks for
             raise UserError(f"format.end makes {len(separators[2])} tokens; it must make exactly one, such as {{eos}}.")
         return separators
+
+    def _check_borders(self, table: pa.Table) -> None:
+        """Refuse rows that would be read back as another answer.
+
+        What a model writes ends at the end token, and its answer begins behind the last second separator.
+        """
+        end, separator = self.separators[2][0], self.separators[1]
+        cots, answers = table["cot_ids"].combine_chunks(), table["answer_ids"].combine_chunks()
+        if len(_rows_with(end, cots)):
+            self._refuse(table, _rows_with(end, cots)[0], "chain of thought", "end")
+        ends = _rows_with(end, answers)
+        if len(ends) > len(table):  # each answer has its own end behind it
+            self._refuse(table, ends[np.flatnonzero(ends[1:] == ends[:-1])[0]], "answer", "end")
+        if not separator or end in separator:
+            return
+        for row in dict.fromkeys(_rows_with(separator[0], answers).tolist()):
+            ids = answers[row].as_py()
+            if any(ids[i : i + len(separator)] == separator for i in range(len(ids))):
+                self._refuse(table, row, "answer", "second_separator")
+
+    def _refuse(self, table: pa.Table, row: int, part: str, setting: str) -> None:
+        raise UserError(
+            f"question {shown(table['question'][int(row)].as_py())}: its {part} holds what format.{setting} writes "
+            f"({self._templates[setting]!r}), where a model's answer is cut off; choose one that is in no row."
+        )
 
     def _table_by_rows(self, rows: RecordColumns) -> pa.Table:
         records = rows.records()
@@ -93,6 +121,12 @@ class RowTokenizer:
 def _table(rows: RecordColumns, columns: dict[str, pa.Array]) -> pa.Table:
     named = {"question": rows.questions, "answer": rows.answers, **columns}
     return pa.table([named[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _rows_with(token: int, lists: pa.ListArray) -> np.ndarray:
+    """Return the numbers of the rows whose list holds a token, as often as it does."""
+    places = np.flatnonzero(lists.flatten().to_numpy() == token)
+    return np.searchsorted(lists.offsets.to_numpy() - lists.offsets[0].as_py(), places, side="right") - 1
 
 
 class TokenLists:

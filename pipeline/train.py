@@ -65,7 +65,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False, quie
         examples, validation = load_data(config, tokenizer)
         engine = prepare_engine(config, tokenizer, examples, validation)
         controller = StageController(config, examples, engine)
-        check_keep_stages(config, controller.num_removed_at_end)
+        check_keep_stages(config, controller.longest_cot)
 
         stack.enter_context(locked(run_dir))
         if overwrite:

@@ -143,7 +143,8 @@ class AdaptiveConfig:
     loss_threshold: float | None = 0.05
     """The running loss below which a stage ends; null if only the relative threshold counts."""
     relative_threshold: float | None = None
-    """A stage also ends below this factor times the running loss with which the one before ended; null: off."""
+    """A stage also ends below this factor times the running loss with which the one before ended (one that went back
+    does not count); null: off."""
     window: int = 50
     """Optimizer steps in the running mean."""
     min_steps: int = 50

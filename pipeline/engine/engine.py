@@ -63,8 +63,8 @@ class Engine:
 
     @property
     def has_adapters(self) -> bool:
-        """Whether part of the model is frozen, and only what was added to it is trained and saved."""
-        return not all(parameter.requires_grad for parameter in self.model.parameters())
+        """Whether adapters stand on a frozen base; only what was added to it is saved then."""
+        return hasattr(self.model, "peft_config")
 
     def train_step(self, batch: StepBatch, learning_rate: float) -> StepMetrics:
         """Do one optimizer step on a global batch.
@@ -162,11 +162,12 @@ class Engine:
     def gathered_weights(self) -> dict[str, torch.Tensor]:
         """Return what is trained, on the CPU, by name, on rank 0; other ranks take part and return nothing.
 
-        That is the whole model, buffers included, or the adapters alone where there are some.
+        That is the whole model, buffers and what an architecture never trains included, or the adapters alone where
+        there are some.
         """
         weights = {}
-        buffers = () if self.has_adapters else self.model.named_buffers()
-        for name, tensor in (*self._trained_parameters(), *buffers):
+        whole = (*self.model.named_parameters(), *self.model.named_buffers())
+        for name, tensor in self._trained_parameters() if self.has_adapters else whole:
             partitioned = [tensor] if hasattr(tensor, "ds_id") else []
             with deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned)):
                 if rank() == 0:

@@ -59,19 +59,21 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
-def consolidated_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the trained weights of a checkpoint, each whole, by name, in one process without the run's ranks.
+def consolidated_weights(folder: Path, has_adapters: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint, each whole, by name, in one process without the run's ranks.
 
-    Under ZeRO these are the fp32 masters; without it, the model's own weights. Frozen weights are not in a checkpoint.
+    Under ZeRO these are the fp32 masters; without it, the model's own weights. The frozen base of adapters is not in a
+    checkpoint.
 
     Args:
         folder: What ``Engine.save`` wrote to.
+        has_adapters: Whether the run trained adapters.
     """
     if not list((folder / TAG).glob("*_optim_states.pt")):  # no ZeRO: rank 0 wrote the module as it is
         saved = torch.load(folder / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
         return saved["module"]
     with _loading_safely():
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG, exclude_frozen_parameters=True)
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG, exclude_frozen_parameters=has_adapters)
 
 
 @contextmanager

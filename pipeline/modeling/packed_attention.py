@@ -5,13 +5,17 @@ its plain attention does, in any precision: rows are padded inside the attention
 activations, norms) runs without padding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from pipeline.errors import UserError
 
 HALF = (torch.bfloat16, torch.float16)  # what flash attention computes in
 PACKED_SDPA = "packed_sdpa"
@@ -60,6 +64,7 @@ def packed_sdpa(
     Returns:
         (1, tokens, heads, head_dim), and no attention weights.
     """
+    _check_packed(module, cu_seq_lens_q, attention_mask)
     if padded_index is None or cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if _has_flash(query, value, kwargs):
@@ -84,6 +89,46 @@ def packed_sdpa(
     output, _ = sdpa_attention_forward(module, pad(query), pad(key), pad(value), mask, **kwargs)
     output = output.flatten(0, 1)
     return (output if all_alike else output.index_select(0, padded_index))[None], None
+
+
+def _packed_flash_2(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    _check_packed(module, kwargs.get("cu_seq_lens_q"), attention_mask)
+    return flash_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+_rows_are_packed = False
+
+
+@contextmanager
+def packed_rows() -> Iterator[None]:
+    """Say that what goes through a model meanwhile is packed rows, and nothing else may be made of them."""
+    global _rows_are_packed
+    _rows_are_packed = True
+    try:
+        yield
+    finally:
+        _rows_are_packed = False
+
+
+def _check_packed(module: torch.nn.Module, begins: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+    """Refuse an architecture that loses on the way where rows begin, or needs a mask: a row would see others.
+
+    Raises:
+        UserError: Naming the setting that does without.
+    """
+    if _rows_are_packed and (begins is None or mask is not None):
+        fault = "is not told where packed rows begin" if begins is None else "has a mask of its own over packed rows"
+        raise UserError(
+            f"model.padding_free (true): {type(module).__name__} {fault}, so that a row would see the others; set it "
+            "to false."
+        )
 
 
 def _has_flash(query: torch.Tensor, value: torch.Tensor, settings: Mapping[str, Any]) -> bool:
@@ -135,4 +180,5 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any)
 
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionInterface.register("flash_attention_2", _packed_flash_2)
 AttentionMaskInterface.register(PACKED_SDPA, _mask)

@@ -76,7 +76,9 @@ def load_adapted(folder: Path, base: str | None = None, **settings: Any) -> "Pef
     allow_positions(model.config, load_spec(folder).num_positions)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
-        expected = {key: tensor.shape for key, tensor in get_peft_model_state_dict(adapted).items()}
+        expected = {
+            key: tensor.shape for key, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+        }
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the adapters do not fit their base {name} ({first_line(error)}).") from error
     found = {key: tensor.shape for key, tensor in weights.items()}

@@ -9,11 +9,10 @@ from pipeline.plan.lengths import RowLengths
 from pipeline.removal import earlier_share_at
 from pipeline.schedule import (
     Stage,
-    adaptive_start,
     fixed_schedule,
     last_num_removed,
-    next_num_removed,
     num_final_steps,
+    stage_numbers,
 )
 
 
@@ -125,12 +124,9 @@ def _adaptive_course(schedule: ScheduleConfig, steps_per_epoch: int, longest_cot
     """Return the way straight to the end, each stage at its fastest and at its slowest."""
     adaptive = schedule.adaptive
     last = last_num_removed(longest_cot, schedule.remove_all_beyond)
-    start = adaptive_start(schedule, longest_cot).stage
     fastest = max(adaptive.min_steps, adaptive.window)  # the running mean must be full
     final = num_final_steps(schedule.final_epochs, steps_per_epoch)
-    numbers = [start.num_removed]
-    while numbers[-1] < last:
-        numbers.append(next_num_removed(numbers[-1], "advance", adaptive, last))
+    numbers = stage_numbers(schedule, longest_cot)
     return [
         (
             Stage(

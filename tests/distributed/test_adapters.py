@@ -108,6 +108,22 @@ def test_what_is_trained_is_exported_and_answers_alike(
         assert texts == [text.rstrip() for text in expected]
 
 
+def test_adapters_of_the_embedding_are_loaded_and_exported(tmp_path: Path, base: str) -> None:
+    rows = jobs.run_training(
+        _adapted(tmp_path, base, "zero2", lora={**LORA, "targets": ["q_proj", "embed_tokens"]}), False
+    )
+    run_dir = tmp_path / "run"
+    expected = [text.rstrip() for text in _texts_of_the_model_kept(run_dir, rows)]
+    before = load_file(Path(base) / "model.safetensors")
+    newest = max((run_dir / "checkpoints").glob("step_*"))
+    for name, source in {"model": run_dir / "model", "step": newest}.items():
+        assert export_model(source, tmp_path / name).merged_adapters
+        after = load_file(tmp_path / name / "model.safetensors")
+        assert not torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+        assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+    assert _texts_of_plain_transformers(tmp_path / "model", tmp_path / "validation.txt") == expected
+
+
 @pytest.mark.parametrize("ds_config", ["zero0", pytest.param("zero2", marks=SLOW), "zero3"])
 def test_one_rank_and_two_train_the_same_adapters(
     two_ranks: RankPool, tmp_path: Path, base: str, ds_config: str

@@ -74,6 +74,8 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path: Path, how: str, capl
     damage(checkpoints / "step_00000006" / "engine" / "mp_rank_00_model_states.pt", how)
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         train(config, resume=True)
+        damage(checkpoints / "step_00000006" / "engine" / "mp_rank_00_model_states.pt", how)
+        train(config, resume=True)  # a disk that damages it again
     assert "step_00000006 is damaged (" in caplog.text and "trying the one before" in caplog.text
     assert curve() == before
     assert (checkpoints / ".step_00000006.damaged").is_dir()

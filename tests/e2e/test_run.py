@@ -14,6 +14,7 @@ from pipeline.comparison import compare_models
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 from pipeline.keeper import Keeper
+from pipeline.model_folder import write_consolidated
 from pipeline.records import write_records
 from pipeline.tasks import Multiplication
 from pipeline.train import train
@@ -22,6 +23,9 @@ from tests.tiny import RECIPE, tiny_config, write_recipe
 PAPER_FORMAT = {"question": "{bos} {question} ", "first_separator": "{eos}", "cot": " {cot} "}
 PAPER_FORMAT |= {"second_separator": "{eos}", "answer": " #### {answer} "}
 LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
+ERNIE = {"model_type": "ernie4_5_moe", "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2}
+ERNIE |= {"moe_num_experts": 2, "moe_k": 1, "moe_intermediate_size": 16, "moe_layer_start_index": 1}
+ERNIE |= {"initializer_range": 0.3, "intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 40}
 LLAMA |= {"initializer_range": 0.3, "intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 40}
 
 
@@ -73,6 +77,43 @@ def test_plain_generate_answers_as_our_evaluation_with_kept_positions(
         prompt = tokenizer(f"{row['question']} =", return_tensors="pt")
         written = model.generate(**prompt, max_new_tokens=len(row["text"].split()))[0, prompt.input_ids.shape[1] :]
         assert tokenizer.decode(written) == row["text"]
+
+
+def test_weights_that_an_architecture_never_trains_are_saved_with_the_others(tmp_path: Path) -> None:
+    """A router's bias of Ernie's is set by hand, so it has no gradient: the model has no adapters for that."""
+    config = tiny_config(tmp_path, model__from_scratch=ERNIE, engine__deepspeed="ds_configs/zero2.json")
+    result = train(config)
+    in_run = _samples_of_kept_model(config, result.best_step)
+    newest = (tmp_path / "run" / "checkpoints" / "latest").resolve()
+    write_consolidated(newest, tmp_path / "consolidated")
+    for folder in (result.model_dir, tmp_path / "consolidated"):
+        report = compare_models([folder], config.data, num_removed=None, num_examples=7, num_timed=1, batch_size=3)[0]
+        assert [sample.text for sample in report.evaluation.samples] == [row["text"] for row in in_run]
+
+
+def test_a_base_that_has_changed_is_extended_anew(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    base = train(tiny_config(tmp_path / "base", schedule__max_steps=1)).model_dir
+    settings = {"name_or_path": str(base), "num_positions": 60}
+    config = tiny_config(tmp_path, model=settings, schedule__max_steps=1)
+    train(config)
+    first = _rows(config, "metrics.jsonl")[0]["loss"]
+    train(tiny_config(tmp_path / "base", schedule__max_steps=4, run__seed=5), overwrite=True)
+    train(config, overwrite=True)
+    assert _rows(config, "metrics.jsonl")[0]["loss"] != first
+    assert len(list((tmp_path / "run").glob("base_60_*"))) == 1
+
+
+def test_a_finished_run_that_is_resumed_leaves_its_model_as_it_was(tmp_path: Path) -> None:
+    stages = {"loss_threshold": 100.0, "window": 1, "min_steps": 1}
+    config = tiny_config(
+        tmp_path, schedule={"kind": "adaptive", "adaptive": stages, "final_epochs": 0, "remove_all_beyond": 4}
+    )
+    train(config)
+    described = (tmp_path / "run" / "model" / "tacit.json").read_text()
+    assert json.loads(described)["num_removed"] == 3  # no step was done with all removed
+    train(config, resume=True)
+    assert (tmp_path / "run" / "model" / "tacit.json").read_text() == described
 
 
 def test_the_run_directory_holds_what_the_run_needs(tmp_path: Path) -> None:

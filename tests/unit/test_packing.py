@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pipeline.batching import MicroBatch, collate
+from pipeline.errors import UserError
 from pipeline.layout import Row, SequenceLayout, assemble_row
 from pipeline.loss import summed_cross_entropy, token_loss_sum
 from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.attention import packs, padding_free
+from pipeline.modeling.packed_attention import packed_rows
 from pipeline.packing import packed_inputs, padded_inputs, targets
 from pipeline.removal import CoTExample
 
@@ -116,6 +119,24 @@ def test_what_mixes_tokens_otherwise_keeps_its_padding(model_type: str, fields: 
     model_class = type(AutoModelForCausalLM.from_config(config))
     assert padding_free("sdpa", model_class, config) == "sdpa"
     assert not packs("flash_attention_2", model_class, config)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fault"), [("nemotron", "not told where packed rows begin"), ("doge", "a mask of its own")]
+)
+def test_an_architecture_that_would_mix_rows_is_refused(model_type: str, fault: str) -> None:
+    model = build(model_type, WIDE)
+    batch = collate(rows(), LAYOUT)
+    with pytest.raises(UserError, match=rf"model.padding_free \(true\).*{fault}.*set it to false"):
+        token_loss_sum(model, batch, CPU, packed=True)
+    expected, _ = loss_and_gradients(model, [collate([row], LAYOUT) for row in rows()], packed=False)
+    assert token_loss_sum(model, batch, CPU)[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_flash_attention_is_not_asked_without_the_rows_borders() -> None:
+    tensors = torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 8, 4)
+    with packed_rows(), pytest.raises(UserError, match="not told where packed rows begin"):
+        ALL_ATTENTION_FUNCTIONS["flash_attention_2"](torch.nn.Identity(), *tensors, None)
 
 
 def test_eager_attention_keeps_its_padding() -> None:

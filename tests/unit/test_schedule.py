@@ -1,6 +1,7 @@
 """Fixed and adaptive schedules, against tables worked out by hand (arXiv:2405.14838, section 3)."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from pipeline.schedule import (
     adaptive_start,
     fixed_schedule,
     last_num_removed,
+    stage_numbers,
 )
 
 
@@ -284,11 +286,12 @@ def test_move(num_removed: int, per_stage: int, decision: str, expected: int, re
     config = replace(ADAPTIVE, removed_per_stage=per_stage)
     before = held(num_removed, [0.2, 0.3, 0.4], pace=2.0, previous_loss=9.0)
     after = adaptive_move(before, decision, 117, config, last=10)  # type: ignore[arg-type]
+    added = expected - num_removed if decision == "advance" else min(per_stage, expected)
     assert after.stage == Stage(
-        3, expected, removes_all, 117, smooths=expected > 0, resets_optimizer=resets, num_added=min(per_stage, expected)
+        3, expected, removes_all, 117, smooths=expected > 0, resets_optimizer=resets, num_added=added
     )
     assert after.recent_losses == ()  # the new stage's mean holds no loss of the old one
-    assert after.previous_loss == pytest.approx(0.3)
+    assert after.previous_loss == (9.0 if decision == "back" else pytest.approx(0.3))  # a stalled loss is no measure
     assert after.pace == (4.0 if decision == "back" else 2.0)
 
 
@@ -297,7 +300,7 @@ def test_move(num_removed: int, per_stage: int, decision: str, expected: int, re
     [
         (0, "advance", 4, 4),
         (4, "advance", 7, 3),
-        (5, "advance", 7, 3),  # a run that started between two
+        (5, "advance", 7, 2),  # a run that started between two
         (7, "advance", 10, 3),  # behind the last stop comes everything
         (10, "back", 7, 3),
         (4, "back", 0, 0),
@@ -309,6 +312,22 @@ def test_stages_stand_at_the_stops(num_removed: int, decision: str, expected: in
     after = adaptive_move(held(num_removed, [0.2] * 3), decision, 117, config, last=10)  # type: ignore[arg-type]
     assert (after.stage.num_removed, after.stage.removes_all) == (expected, expected == 10)
     assert after.stage.num_added == num_added
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"removed_per_epoch": 2.0}, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ({"start_removed": 8}, [8, 9, 10]),
+        ({"remove_all_beyond": 2}, [0, 1, 2]),
+        ({"kind": "no_cot"}, [10]),
+        ({"kind": "explicit_cot"}, [0]),
+        ({"kind": "adaptive", "adaptive": AdaptiveConfig(removed_per_stage=4), "start_removed": 1}, [1, 5, 9, 10]),
+        ({"kind": "adaptive", "adaptive": AdaptiveConfig(stops=[3, 7, 30])}, [0, 3, 7, 10]),
+    ],
+)
+def test_the_numbers_at_which_stages_stand(settings: dict[str, Any], expected: list[int]) -> None:
+    assert stage_numbers(ScheduleConfig(**settings), longest_cot=10) == expected
 
 
 def test_slow_down_is_the_factor() -> None:

@@ -44,7 +44,7 @@ APPENDED = {
     r"recipes/smollm2_gsm8k_cpu.yaml": f"{TINY} --data.train my/train.jsonl --data.validation my/validation.jsonl",
     r"tacit plan .*--gpus 8$": "--model.name_or_path recipes/architectures/mistral-7b --lengths 378000,61,80,9",
     r"--run.trackers": "--run.output_dir runs/tracked",
-    r"tacit web .*demo$": "--port PORT",
+    r"tacit web .*demo_seed0$": "--port PORT",
 }
 REPLACED = {
     "openai/gsm8k:main": "my/gsm8k.jsonl",
@@ -89,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert main(["train", "--config", str(folder / "tiny.yaml"), "--quiet"]) == 0
     runs = folder / "runs"
     runs.mkdir()
-    names = ("mine", "mine_no_cot", "explicit", "demo", "demo_no_cot", "demo_seed0", "mult", "a", "b")
+    names = ("mine", "mine_no_cot", "explicit", "demo_seed0", "demo_seed0_no_cot", "mult", "a", "b")
     for name in (*names, "gsm8k_mistral_7b_qlora_24gb"):
         shutil.copytree(folder / "run", runs / name, symlinks=True)
     newest = max((runs / "mine" / "checkpoints").glob("step_*"))
