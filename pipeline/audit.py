@@ -128,7 +128,7 @@ def _ask_alone(folder: Path, settings: AuditSettings, notes: list[str]) -> tuple
         notes.append("the model lies in no run directory: questions that it was trained on could not be left out.")
     else:
         try:
-            trained_on = training_questions(run_dir, contestant)
+            trained_on = training_questions(run_dir, contestant.tokenizer)
         except UserError as error:
             notes.append(f"questions that the model was trained on could not be left out: {error}")
     unseen = unseen_rows(contestant.examples, trained_on)

@@ -1,5 +1,6 @@
 """The rows of an audit: those that the model was not trained on, and probes unlike its training rows."""
 
+import logging
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -8,33 +9,65 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from transformers import PreTrainedTokenizerBase
 
+from pipeline.answer_spec import load_spec
 from pipeline.config import DataConfig, load_config
 from pipeline.decoding import room_for
 from pipeline.difficulty import sizes_of
+from pipeline.errors import UserError
 from pipeline.evaluation import Contestant, make_prompts, make_references
 from pipeline.examples import ExampleSet, load_examples
+from pipeline.modeling.saved import load_tokenizer
 from pipeline.records import write_records
 from pipeline.tasks import Multiplication, generate_splits
+
+logger = logging.getLogger(__name__)
 
 PROBE_ROWS = 200
 PROBE_SEED = 0
 
 
-def training_questions(run_dir: Path, contestant: Contestant) -> pa.ChunkedArray:
+def training_questions(run_dir: Path, tokenizer: PreTrainedTokenizerBase) -> pa.ChunkedArray:
     """Return the questions that a run trained on.
 
     Args:
         run_dir: Its recipe names the rows.
-        contestant: The run's model; its tokenizer decides which rows were too long.
+        tokenizer: Of the run's model; it decides which rows were too long.
 
     Raises:
         UserError: If recipe or rows cannot be read.
     """
     config = load_config(run_dir / "recipe.yaml")
     data = config.data
-    examples = load_examples(data.train, data.train_split, data, config.format, contestant.tokenizer)
+    examples = load_examples(data.train, data.train_split, data, config.format, tokenizer)
     return examples.head(data.num_train).rows[:]["question"]
+
+
+def check_unseen(run_dir: Path, folder: Path, data: DataConfig, trust_remote_code: bool = False) -> None:
+    """Refuse rows that a run was trained on; where its training rows are not to be had, the log says so.
+
+    Args:
+        run_dir: The run.
+        folder: A model of it.
+        data: Names the rows as ``validation``, and says how they are read.
+        trust_remote_code: Run Python code that comes with the model.
+
+    Raises:
+        UserError: If any of them was.
+    """
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    examples = load_examples(data.validation, data.validation_split, data, load_spec(folder).format, tokenizer)
+    try:
+        trained_on = training_questions(run_dir, tokenizer)
+    except UserError as error:
+        logger.warning("whether the run was trained on these rows could not be checked: %s", error)
+        return
+    if num_seen := len(examples) - len(unseen_rows(examples, trained_on)):
+        raise UserError(
+            f"--data ({data.validation}): {num_seen} of its {len(examples)} questions are training questions; give "
+            "rows that the run has not seen."
+        )
 
 
 def unseen_rows(examples: ExampleSet, trained_on: pa.ChunkedArray | None) -> np.ndarray:

@@ -126,8 +126,8 @@ def tokenize_rows(
     for record, texts, ids, offsets, prompt in zip(
         records, parts, whole["input_ids"], whole["offset_mapping"], prompts["input_ids"], strict=True
     ):
-        text, spans = "".join(texts), np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        _check_vocabulary(record, text, ids, spans, tokenizer)
+        spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+        _check_vocabulary(record, texts, ids, spans, templates, tokenizer)
         row = _cut(record, texts, ids, spans, templates)
         if prompt != row["question"] + row["first_separator"]:
             raise UserError(
@@ -171,21 +171,43 @@ def _step_lengths(record: CoTRecord, cot_begin: int, token_ends: np.ndarray, tem
 
 
 def _check_vocabulary(
-    record: CoTRecord, text: str, ids: list[int], spans: np.ndarray, tokenizer: PreTrainedTokenizerBase
+    record: CoTRecord,
+    texts: tuple[str, ...],
+    ids: list[int],
+    spans: np.ndarray,
+    templates: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    unknown = tokenizer.unk_token_id
+    text, unknown = "".join(texts), tokenizer.unk_token_id
     if unknown is None:  # such a tokenizer drops what it does not know
-        lost = "" if covers(text, spans) else _first_unknown(sorted(set(text)), tokenizer)
+        lost = "" if covers(text, spans) else _first_unknown(sorted(set(text)), tokenizer) or "a separator"
     else:
         # Some tokenizers (GPT-2's) name their end token as the unknown one as well; then the templates may write it.
         written = text.count(str(tokenizer.unk_token)) if unknown == tokenizer.eos_token_id else 0
         words = f"{record.question} {record.cot} {record.answer}".split()
-        lost = "" if ids.count(unknown) <= written else _first_unknown(words, tokenizer)
+        lost = ""
+        if ids.count(unknown) > written:
+            found = [span for token, span in zip(ids, spans.tolist(), strict=True) if token == unknown]
+            lost = _first_unknown(words, tokenizer) or _unknown_of_format(found, texts, templates, tokenizer)
     if lost:
         raise UserError(
             f"question {shown(record.question)}: {lost} is not in the tokenizer's vocabulary; choose another "
             "model.tokenizer, or other separators in format.*."
         )
+
+
+def _unknown_of_format(
+    spans: list[list[int]], texts: tuple[str, ...], templates: dict[str, str], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Return the first unknown token, and the setting that it comes of: an empty separator joins its neighbours."""
+    text = "".join(texts)
+    begin, end = next((span for span in spans if text[slice(*span)] != tokenizer.unk_token), spans[0])
+    ends = dict(zip(PARTS, accumulate(map(len, texts)), strict=True))
+    touched = [
+        part for part, own in zip(PARTS, texts, strict=True) if ends[part] - len(own) < end and ends[part] > begin
+    ]
+    setting = next((part for part in touched if part in SEPARATORS), touched[0])
+    return f"{text[begin:end]!r}, which comes of format.{setting} ({templates[setting]!r}),"
 
 
 def covers(text: str, spans: np.ndarray) -> bool:
@@ -201,4 +223,4 @@ def _first_unknown(pieces: Sequence[str], tokenizer: PreTrainedTokenizerBase) ->
         ids = tokenizer(piece, add_special_tokens=False).input_ids
         if tokenizer.unk_token_id in ids or not (ids or piece.isspace()):
             return repr(piece)
-    return "a separator"
+    return ""

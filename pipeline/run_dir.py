@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 EXTENDED = "base"  # begins the name of a folder with a copy of the model that has more positions
 LOCK = ".lock"
 WRITTEN_FOLDERS = ("checkpoints", "model", "stages", "tensorboard")
+WRITTEN_FILES = ("metrics.jsonl", "samples.jsonl")
 
 
 @contextmanager
@@ -26,13 +27,16 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Keep every other run out of a run directory, which is made. The lock ends with the process, however that ends.
 
     Raises:
-        UserError: On every rank, if another run is in it.
+        UserError: On every rank, if another run is in it, or it cannot be made.
     """
     lock = FileLock(run_dir / LOCK, blocking=False)
     fault = None
     if rank() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        fault = _take(lock, run_dir)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            fault = _take(lock, run_dir)
+        except OSError as error:
+            fault = f"run.output_dir ({run_dir}) cannot be made ({error.strerror}); name another folder."
     if fault := from_rank_zero(fault):
         raise UserError(fault)
     try:
@@ -77,15 +81,22 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
         if fault := _take(lock, run_dir):
             return fault  # now, rather than when data and model are read
         lock.release()
-    if not (run_dir / "metrics.jsonl").exists():
-        return None
-    if not (resume or overwrite):
+    if not resume and (fault := _input_that_would_go(run_dir, config)):
+        return fault
+    is_run = (run_dir / "metrics.jsonl").exists()
+    found = [name for name in (*WRITTEN_FOLDERS, *WRITTEN_FILES) if (run_dir / name).exists()]
+    if found and not (resume or overwrite):
+        kind, remedy = ("an earlier run", "--resume to go on with it, ") if is_run else (", ".join(found), "")
         return (
-            f"run.output_dir ({run_dir}) holds an earlier run; add --resume to go on with it, --overwrite to replace "
-            "it, or name another folder."
+            f"run.output_dir ({run_dir}) holds {kind}; add {remedy}--overwrite to replace it, or name another folder."
         )
-    if not resume:
+    if not (is_run and resume):
         return None
+    if not any((run_dir / "checkpoints").glob("*")) and '"checkpoint"' in (run_dir / "metrics.jsonl").read_text():
+        return (
+            f"--resume: the checkpoints of {run_dir} are gone, and the run would begin anew; put them back, or add "
+            "--overwrite instead."
+        )
     try:
         before = load_config(run_dir / "recipe.yaml")
     except UserError as error:  # raised here, on rank 0 alone, it would leave the others waiting
@@ -102,6 +113,24 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
             *_table(changed),
         ]
     )
+
+
+def _input_that_would_go(run_dir: Path, config: Config) -> str | None:
+    """Return the complaint about a file that the run reads where it writes; None if there is none."""
+    inputs = {
+        "data.train": config.data.train,
+        "data.validation": config.data.validation,
+        "model.name_or_path": config.model.name_or_path,
+        "model.tokenizer": config.model.tokenizer,
+    }
+    written = [(run_dir / name).resolve() for name in (*WRITTEN_FOLDERS, *WRITTEN_FILES)]
+    for name, value in inputs.items():
+        if value and any(Path(value).resolve().is_relative_to(path) for path in written):
+            return (
+                f"{name} ({value}) lies in run.output_dir ({run_dir}), where the run writes; copy it to another place, "
+                "or choose another run.output_dir."
+            )
+    return None
 
 
 def _table(changed: Sequence[Change]) -> list[str]:
@@ -139,22 +168,14 @@ def clear_run_dir(run_dir: Path, base: Path) -> None:
 
     Args:
         run_dir: The run directory.
-        base: The model that the new run starts from. An extended copy of one stays.
-
-    Raises:
-        UserError: If the new run starts from a model of the earlier one; nothing is deleted then.
+        base: The model that the new run starts from: it stays, if it is an extended copy there.
     """
-    if any(base.resolve().is_relative_to((run_dir / name).resolve()) for name in WRITTEN_FOLDERS):
-        raise UserError(
-            f"model.name_or_path ({base}) lies in run.output_dir ({run_dir}), where --overwrite deletes it; choose "
-            "another run.output_dir, or copy the model to another place."
-        )
     if rank() == 0:
         for extended in run_dir.glob(f"{EXTENDED}_*"):
             if extended != base:
                 shutil.rmtree(extended)
         for name in WRITTEN_FOLDERS:
             shutil.rmtree(run_dir / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "samples.jsonl", "tracker_id", "frontier.json", "audit.json", "report.html"):
+        for name in (*WRITTEN_FILES, "tracker_id", "frontier.json", "audit.json", "report.html"):
             (run_dir / name).unlink(missing_ok=True)
     barrier()

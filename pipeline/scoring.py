@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.records.rows import RowError, decode, parse_json_object
+from pipeline.records.row_error import RowError, type_name
+from pipeline.records.rows import decode, parse_json
 from pipeline.records.streams import numbered_lines, open_for_reading
 
 
@@ -107,28 +108,51 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def score_file(path: Path | str) -> ScoreReport:
-    """Score JSONL rows with ``prediction`` and ``answer``, both strings; other keys are ignored.
+def score_file(path: Path | str, step: int | None = None) -> ScoreReport:
+    """Score JSONL rows with ``prediction`` and ``answer``, both strings.
+
+    Args:
+        path: The file. Rows of a run carry the ``step`` of their evaluation as well; other keys are ignored.
+        step: Evaluation to score; None takes all rows, which must then be of one.
 
     Raises:
         UserError: If the file is missing or holds no rows, or a row is broken, or an answer is empty (an empty
-            prediction would pass for correct).
+            prediction would pass for correct), or the rows are of several evaluations, none of which is ``step``.
     """
-    num_correct = num_examples = 0
+    correct_of: dict[int | None, list[bool]] = {}
     with open_for_reading(Path(path)) as handle:
         for line, raw in numbered_lines(handle):
             try:
-                row = parse_json_object(decode(raw))
+                row = _object(parse_json(decode(raw)))
                 prediction, answer = _string(row, "prediction"), _string(row, "answer")
                 if not extract_answer(answer):
                     raise RowError("empty `answer`; fill it in or delete the row")
             except RowError as error:
                 raise UserError(f"{path}:{line}: {error}.") from error
-            num_examples += 1
-            num_correct += is_correct(prediction, answer)
-    if num_examples == 0:
+            found = row.get("step")
+            correct_of.setdefault(found if isinstance(found, int) else None, []).append(is_correct(prediction, answer))
+    if not correct_of:
         raise UserError(f"{path}: holds no rows; name a JSONL file of rows with `prediction` and `answer`.")
-    return ScoreReport(num_correct, num_examples)
+    steps = sorted(found for found in correct_of if found is not None)
+    if step is None and len(steps) > 1:
+        raise UserError(
+            f"{path}: holds rows of several evaluations (steps {_listed(steps)}); add --step N to score one."
+        )
+    if step is not None and step not in steps:
+        remedy = f"its steps are {_listed(steps)}; name one of them" if steps else "none has a `step`; leave it out"
+        raise UserError(f"--step ({step}): {path} has no rows of it: {remedy}.")
+    correct = [right for found, rows in correct_of.items() if step in (None, found) for right in rows]
+    return ScoreReport(sum(correct), len(correct))
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps if len(steps) < 10 else [*steps[:3], "...", steps[-1]]))
+
+
+def _object(row: object) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise RowError(f"holds {type_name(row)}; a row is an object with `prediction` and `answer`")
+    return row
 
 
 def _string(row: dict[str, Any], key: str) -> str:

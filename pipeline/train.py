@@ -85,6 +85,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False, quie
             guard.restore(saved["guard"])
             keeper.restore(saved["keeper"])
             recorder.say(f"resumed at step {controller.step}{_other_ranks(saved['world_size'])}")
+        elif resume:
+            recorder.say(f"no checkpoint in {run_dir} yet: begins with the first step")
 
         stage = controller.stage
         for stage, batches in controller.stages():

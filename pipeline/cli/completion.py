@@ -48,6 +48,7 @@ def _whole_parser() -> argparse.ArgumentParser:
     """Return a parser that knows every command with its options; nothing is parsed by it."""
     root = argparse.ArgumentParser(prog="tacit")
     root.add_argument("--completion", choices=SHELLS, help="Print a script that completes commands and options.")
+    root.add_argument("--version", action="store_true", help="Print the version.")
     for name, parser in _add_commands(root, COMMANDS):
         module = importlib.import_module(f"pipeline.cli.{name}")
         of_command = {inner: run.__doc__ for inner, run in getattr(module, "COMMANDS", {}).items()}
@@ -71,12 +72,10 @@ def _add_options(parser: argparse.ArgumentParser, run: Callable[[list[str]], int
     """Add what a command lists in its help, so that no list of options has to be kept beside it."""
     for shown in _parsers_of_help(run, argv):
         for action in shown._actions:  # argparse has no public way to list its options
-            options = [option for option in action.option_strings if not option.endswith("+")]
-            is_section = action.metavar == "CONFIG"  # a file for a whole section: recipes are read with --config alone
-            if "--help" in options or is_section or action.help == argparse.SUPPRESS:
+            options = action.option_strings
+            if "--help" in options or action.help == argparse.SUPPRESS:
                 continue
-            is_switch = action.nargs == 0 or "--print_config" in options  # the latter's value is not ours
-            if is_switch:
+            if action.nargs == 0:
                 parser.add_argument(*options, action="store_true", help=action.help)
                 continue
             names = options or [action.dest]

@@ -1,7 +1,6 @@
 """`tacit data`: generates, converts and divides rows of data."""
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,16 +23,18 @@ from pipeline.cli.data_options import (
     add_options,
     read_options,
 )
+from pipeline.cli.split_files import is_among, plan_splits, splits_in
 from pipeline.errors import UserError
 from pipeline.records import (
+    LINE_WRITERS,
     BadRow,
     CoTRecord,
     check_output_path,
     draw_held_out,
     read_records,
     to_json_line,
-    write_lines,
     write_records,
+    write_together,
 )
 from pipeline.tasks import (
     Addition,
@@ -49,7 +50,7 @@ from pipeline.tasks.digits import parse_range
 from pipeline.tasks.multiplication import parse_sizes
 
 Row = TypeVar("Row")
-SUFFIXES = {"text": ".txt", "jsonl": ".jsonl"}
+WRONG_USE = 2
 
 
 def multiplication(size: MultiplicationSize, splits: Splits) -> None:
@@ -99,20 +100,20 @@ def split(source: Source, source_format: Format, held_out: HeldOut) -> None:
     counts = {"validation": held_out.num_validation, "test": held_out.num_test}
     names = ["train", *(name for name, count in counts.items() if count)]
     file_format = held_out.file_format or ("text" if source.input.endswith(".txt") else "jsonl")
-    paths = _output_paths(held_out.output_dir, names, file_format, held_out.overwrite)
-    for path in paths.values():
-        if os.path.exists(path) and os.path.exists(source.input) and os.path.samefile(path, source.input):
+    for path in splits_in(held_out.output_dir):
+        if is_among(path, [source.input]):
             raise UserError(f"{path}: is the input, which is read again for each split; name another --output_dir.")
-
+    paths = plan_splits(held_out.output_dir, names, file_format, held_out.overwrite)
     bad_rows: list[BadRow] = []
     questions = (record.question for record in _read(source, source_format, bad_rows))
     split_of = draw_held_out(questions, counts, held_out.seed)
-    written = {}
-    for name, path in paths.items():
+
+    def lines(name: str, path: Path) -> Iterator[str]:
         # One pass a split keeps the memory constant; the first pass has listed the broken rows already.
         rows = _read(source, source_format, [])
-        written[path] = write_records(path, (row for row in rows if split_of.get(row.question, "train") == name))
-    _print_summary(written, bad_rows)
+        return map(LINE_WRITERS[path.suffix], (row for row in rows if split_of.get(row.question, "train") == name))
+
+    _print_summary(write_together({path: lines(name, path) for name, path in paths.items()}), bad_rows)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -133,14 +134,14 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``data``.
 
     Returns:
-        0.
+        0, or 2 where no command is named.
 
     Raises:
         UserError: For a wrong command, option or row of data.
     """
     if not argv or argv[0] in ("-h", "--help"):
         _print_commands()
-        return 0
+        return 0 if argv else WRONG_USE
     name, *rest = argv
     check_command(name, COMMANDS, "tacit data")
     run = COMMANDS[name]
@@ -163,7 +164,7 @@ def _print_commands() -> None:
 def _generate(tasks: Sequence[Task], splits: Splits, easier: Sequence[Task] = (), easier_share: float = 0.0) -> None:
     counts = {"train": splits.num_train, "validation": splits.num_validation, "test": splits.num_test}
     names = [name for name, count in counts.items() if count]
-    paths = _output_paths(splits.output_dir, names, splits.file_format, splits.overwrite)
+    paths = plan_splits(splits.output_dir, names, splits.file_format, splits.overwrite, disjoint=splits.exclude)
     excluded = frozenset(record.question for file in splits.exclude for record in read_records(file))
     drawn = generate_splits(
         tasks,
@@ -173,12 +174,12 @@ def _generate(tasks: Sequence[Task], splits: Splits, easier: Sequence[Task] = ()
         easier=easier,
         easier_share=easier_share,
     )
-    written = {}
+    lines_of = {}
     for name, path in paths.items():
         rows = drawn[name]
         lines = rows.text_lines() if splits.file_format == "text" else map(to_json_line, rows)
-        written[path] = write_lines(path, _with_progress(lines, len(rows)))
-    _print_summary(written, [])
+        lines_of[path] = _with_progress(lines, len(rows))
+    _print_summary(write_together(lines_of), [])
 
 
 def _transitions(machine: Machine) -> tuple[tuple[int, ...], ...]:
@@ -229,15 +230,8 @@ def _noting_empty_cot(records: Iterable[CoTRecord], without_cot: list[None]) -> 
         yield record
 
 
-def _with_progress(rows: Iterable[Row], total: int | None) -> Iterable[Row]:
-    return tqdm(rows, total=total, unit=" rows", leave=False, disable=None)  # None: only on a terminal
-
-
-def _output_paths(output_dir: str, names: Iterable[str], file_format: str, overwrite: bool) -> dict[str, Path]:
-    paths = {name: Path(output_dir) / f"{name}{SUFFIXES[file_format]}" for name in names}
-    for path in paths.values():
-        check_output_path(path, overwrite)
-    return paths
+def _with_progress(rows: Iterable[Row], total: int | None) -> Iterator[Row]:
+    yield from tqdm(rows, total=total, unit=" rows", leave=False, disable=None)  # None: only on a terminal
 
 
 def _print_summary(num_rows: dict[Path, int], bad_rows: Sequence[BadRow], num_without_cot: int = 0) -> None:

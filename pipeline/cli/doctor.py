@@ -34,16 +34,16 @@ def main(argv: Sequence[str]) -> int:
         0 where nothing is a fault, else 1.
 
     Raises:
-        UserError: If the recipe is not there.
+        UserError: If a recipe is not there.
     """
     options = parse_options(_parser(), argv)
-    recipe = None if options.config is None else Path(options.config)
-    if recipe and not recipe.is_file():
-        raise UserError(f"--config {recipe}: no such file; check the path.")
+    recipes = [Path(path) for path in options.config]
+    if missing := [f"--config {path}: no such file; check the path." for path in recipes if not path.is_file()]:
+        raise UserError("\n".join(missing))
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         from pipeline.doctor import examine  # imports torch
 
-        findings = examine(recipe)
+        findings = examine(*recipes)
     num_faults = sum(finding.state == "fault" for finding in findings)
     if options.json:
         print(json.dumps({"num_faults": num_faults, "checks": [dataclasses.asdict(finding) for finding in findings]}))
@@ -58,7 +58,13 @@ def _parser() -> ArgumentParser:
         description="Look at this machine, trying what can be tried quickly; exits with 1 if there is a fault.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=str, default=None, help="A recipe: look for what it names, too.")
+    parser.add_argument(
+        "--config",
+        type=str,
+        action="append",
+        default=[],
+        help="A recipe: look for what it names, too. Of several, a later one wins.",
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
     return parser
 

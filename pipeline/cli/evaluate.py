@@ -16,10 +16,12 @@ from pipeline.cli.arguments import parse_options
 from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
+    check_result_file,
     rows_of,
     start_ranks,
 )
 from pipeline.cli.local_ranks import is_first_rank
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.comparison import ModelReport
@@ -39,6 +41,10 @@ def main(argv: Sequence[str]) -> int:
     """
     options = parse_options(_parser(), argv)
     check_counts(options)
+    if options.samples is not None:
+        check_result_file(Path(options.samples))
+        if Path(options.samples).resolve() == Path(options.data).resolve():
+            raise UserError(f"--samples ({options.samples}) is the file of --data; name another.")
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         reports = _evaluate(options)
     if is_first_rank():
@@ -49,10 +55,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate(options: Namespace) -> list["ModelReport"]:
     from pipeline.comparison import compare_models  # imports torch
+    from pipeline.stage_registry import model_folder
 
     start_ranks(options.quiet)
     return compare_models(
-        [Path(folder) for folder in options.model],
+        [model_folder(Path(path)) for path in options.model],
         rows_of(options),
         num_removed=options.num_removed,
         num_examples=options.num_examples,
@@ -70,7 +77,13 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", type=str, nargs="+", required=True, help="Model folders; speeds are compared to the first one's.")
+    add(
+        "--model",
+        type=str,
+        nargs="+",
+        required=True,
+        help="Model folders or run directories; speeds are compared to the first one's.",
+    )
     add_evaluation_options(parser)
     add(
         "--num_removed",
@@ -101,7 +114,7 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
         print(json.dumps(rows[0] if len(rows) == 1 else rows))
         return
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(f"{rows[0]['num_examples']} unseen questions from {options.data}, greedy decoding", highlight=False)
+    console.print(f"{rows[0]['num_examples']} questions from {options.data}, greedy decoding", highlight=False)
     console.print(comparison_table(reports))
     console.print(
         "95 %: interval of accuracy. CoT: tokens written. ex/s: at batch size 1. speed-up: against the first model. "

@@ -9,7 +9,7 @@ from pipeline.cli.column_options import add_column_options, columns_of
 from pipeline.cli.local_ranks import set_up_log
 from pipeline.config import DataConfig
 from pipeline.errors import UserError
-from pipeline.records import SourceFormat
+from pipeline.records import OnBadRow, SourceFormat
 
 MINIMUMS = {"num_removed": 0, "num_examples": 1, "num_timed": 1, "batch_size": 1}
 
@@ -21,7 +21,7 @@ def add_evaluation_options(parser: ArgumentParser) -> None:
     add("--split", type=str, default="test", help="Split of a Hub data set.")
     add("--source_format", type=SourceFormat, default="auto", help="Format of the rows.")
     add_column_options(parser)
-    add("--on_bad_row", type=str, choices=["stop", "skip"], default="stop", help="What a broken row does.")
+    add("--on_bad_row", type=OnBadRow, default="stop", help="What a broken row does.")
     add("--num_examples", type=int, default=None, help="Rows used, from the first; all if not given.")
     add("--batch_size", type=int, default=256, help="Rows decoded together for accuracy.")
     add(
@@ -68,6 +68,19 @@ def start_ranks(quiet: bool) -> None:
     disable_progress_bar()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         init_distributed()
+
+
+def check_result_file(path: Path) -> None:
+    """Refuse a path that no file can be written to, before any work is done for it.
+
+    Raises:
+        UserError: If a folder stands there, or it lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder stands where the result belongs; name another file.")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(path if path.exists() else parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written to; name another file.")
 
 
 def check_result_place(folder: Path) -> None:

@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
 from pipeline.cli.arguments import parse_options
 from pipeline.errors import UserError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,8 +77,7 @@ def _parser() -> ArgumentParser:
     add("--base", type=str, default=None, help="Where the base of adapters lies now, if not where they say.")
     add(
         "--dtype",
-        type=str,
-        choices=["float32", "bfloat16", "float16"],
+        type=Dtype,
         default=None,
         help="Type of the weights; the one trained in if not given.",
     )

@@ -15,6 +15,7 @@ from pipeline.cli.arguments import parse_options
 from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
+    check_result_file,
     check_result_place,
     rows_of,
     start_ranks,
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     check_counts(options)
     run_dir = Path(options.run)
     check_result_place(run_dir)
+    check_result_file(run_dir / FILE_NAME)
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         frontier = _measure(options, run_dir)
     if is_first_rank():
@@ -51,11 +53,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(options: Namespace, run_dir: Path) -> Frontier:
-    from pipeline.comparison import compare_in_pairs, frontier_points  # import torch
+    from pipeline.audit_rows import check_unseen  # imports torch
+    from pipeline.comparison import compare_in_pairs, frontier_points
     from pipeline.stage_registry import models_of_run
 
     models = models_of_run(run_dir)
     start_ranks(options.quiet)
+    check_unseen(run_dir, models[0], rows_of(options), options.trust_remote_code)
     reports = compare_in_pairs(
         models,
         rows_of(options),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from pipeline.cli.arguments import parse_options
+from pipeline.cli.evaluation_options import check_result_file
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ def _write(options: Namespace, seconds: int | None) -> "Report":
 
     runs = [Path(run) for run in options.runs]
     page = Path(options.output) if options.output else runs[0] / "report.html"
+    if page.suffix != ".html":
+        raise UserError(f"--output ({page}): the page is HTML; let its name end in .html.")
+    check_result_file(page)
     figures = Path(options.figures) if options.figures else page.with_name("report_figures")
+    if figures.exists() and not figures.is_dir():
+        raise UserError(f"--figures ({figures}) is a file; name a folder.")
     if seconds is None:
         return write_report(runs, page, figures)
     return watch(runs, page, figures, seconds, lambda text: print(text, file=sys.stderr))

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
         0.
 
     Raises:
-        UserError: If the file is missing or broken.
+        UserError: If the file is missing or broken, or the rows are not of one evaluation.
     """
     parser = ArgumentParser(
         prog="tacit score",
@@ -27,9 +27,12 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("file", type=str, help="JSONL rows with `prediction` and `answer`, both strings.")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="Score the rows of this evaluation alone; a run's samples.jsonl has many."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a sentence.")
     options = parse_options(parser, argv)
-    report = score_file(options.file)
+    report = score_file(options.file, options.step)
     lower, upper = report.confidence_interval
     if options.json:
         print(

@@ -1,5 +1,6 @@
 """Reads a configuration from recipe and command line. Every mistake is told at once, with the nearest known name."""
 
+import argparse
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,13 +57,13 @@ def parse_command_line(
     return config, given
 
 
-def load_config(path: Path) -> Config:
-    """Read and check a recipe file.
+def load_config(*paths: Path) -> Config:
+    """Read and check a recipe file; of several, a later one wins over those before it.
 
     Raises:
         UserError: With every fault found.
     """
-    return parse_command_line([f"--config={path}"], prog="tacit")[0]
+    return parse_command_line([f"--config={path}" for path in paths], prog="tacit")[0]
 
 
 def config_to_yaml(config: Config) -> str:
@@ -74,17 +75,25 @@ def config_to_yaml(config: Config) -> str:
 
 def _build_parser(prog: str, switches: Mapping[str, str]) -> ArgumentParser:
     """Return a parser that writes the help; values never go through it, for it would call what a value names."""
-    parser = ArgumentParser(prog=prog, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, exit_on_error=False, print_config=None)
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
         help="Recipe (YAML). Settings on the command line win over it, wherever they stand.",
     )
     for name, text in switches.items():
-        if name != "print_config":  # comes with --config
-            parser.add_argument(f"--{name}", action="store_true", help=text)
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_class_arguments(Config, None)
+    hide_what_is_not_read(parser)
     return parser
+
+
+def hide_what_is_not_read(parser: ArgumentParser) -> None:
+    """Take out of the help what jsonargparse adds to options, and no command reads: appending, files of a section."""
+    for action in parser._actions:  # argparse has no public way to list its options
+        action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
+        if action.metavar == "CONFIG":
+            action.help = argparse.SUPPRESS
 
 
 def _split_arguments(

@@ -2,13 +2,14 @@
 
 import re
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
 from pipeline.config.recipe_yaml import problem_of, read_yaml
 
 EXPONENT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)[eE][+-]?\d+|inf)")  # a number, but text to YAML 1.1: 3e-4
+UNIONS = (UnionType, Union)  # `A | None`, and what jsonargparse makes of it
 IN_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "settings by name"}
 
 
@@ -32,7 +33,7 @@ def _converted(value: Any, wanted: Any) -> Any:
     kind, parts = get_origin(wanted) or wanted, get_args(wanted)
     if isinstance(value, str) and kind not in (str, Literal):
         value = from_text(value)
-    if kind is UnionType:
+    if kind in UNIONS:
         return None if value is None else _converted(value, parts[0])
     if kind is Literal and isinstance(value, str) and value in parts:
         return value
@@ -74,12 +75,12 @@ def _with_exponents(value: Any) -> Any:
 
 def _in_words(wanted: Any) -> str:
     kind, parts = get_origin(wanted) or wanted, get_args(wanted)
-    if kind is UnionType:
+    if kind in UNIONS:
         return f"{_in_words(parts[0])}, or null"
     if kind is Literal:
         return f"one of {', '.join(parts)}"
-    if kind is list:
-        return f"a list, each {_in_words(parts[0])}"
-    if kind is tuple:
-        return f"a list of {len(parts)}, each {_in_words(parts[0])}"
+    if kind in (list, tuple):
+        length = "" if kind is list else f" of {len(parts)}"
+        written = "[0, 1]" if parts[0] is int else "[A, B]"
+        return f"a list{length}, written {written}, each {_in_words(parts[0])}"
     return IN_WORDS[kind]

@@ -29,15 +29,15 @@ Checks = Sequence[tuple[str, str, Callable[[], Sequence[Finding]]]]
 """Name, remedy should the check itself raise, and the check."""
 
 
-def all_checks(recipe: Path | None) -> Checks:
+def all_checks(*recipes: Path) -> Checks:
     """Return the checks of this machine, and of a recipe and what it names.
 
     Args:
-        recipe: A recipe's YAML, if there is one. Where it is faulty, what it names is not looked for.
+        recipes: The recipe's YAML files, if there is one. Where it is faulty, what it names is not looked for.
     """
-    if recipe is None:
+    if not recipes:
         return _checks_of_machine(None)
-    config, findings = read_recipe(recipe)
+    config, findings = read_recipe(*recipes)
     of_recipe = _checks_of_recipe(config) if config else ()
     return (("recipe", "correct it", lambda: findings), *_checks_of_machine(config), *of_recipe)
 

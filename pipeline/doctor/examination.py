@@ -10,11 +10,12 @@ from pipeline.doctor.finding import Finding, reason_of, run_check
 from pipeline.doctor.software import INSTALL, check_compilers, check_packages, check_python
 
 
-def examine(recipe: Path | None = None) -> list[Finding]:
+def examine(*recipes: Path) -> list[Finding]:
     """Examine this machine, and a recipe on it.
 
     Args:
-        recipe: A recipe's YAML; without it, nothing that a recipe names is looked for.
+        recipes: The recipe's YAML files, of which a later one wins; without any, nothing that a recipe names is looked
+            for.
 
     Returns:
         A finding for each thing looked at. No check raises: one that breaks is a fault itself.
@@ -29,7 +30,7 @@ def examine(recipe: Path | None = None) -> list[Finding]:
             from pipeline.doctor.checks import all_checks  # imports PyTorch and Transformers
         except Exception as error:  # a broken installation may raise anything
             return [*findings, Finding("imports", "fault", reason_of(error), INSTALL)]
-        for check, remedy, look in all_checks(recipe):
+        for check, remedy, look in all_checks(*recipes):
             findings.extend(run_check(check, remedy, look))
     return findings
 

@@ -21,14 +21,15 @@ HUB_SECONDS = 5
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def read_recipe(path: Path) -> tuple[Config | None, list[Finding]]:
-    """Read and check a recipe; a faulty one is None and its faults."""
+def read_recipe(*paths: Path) -> tuple[Config | None, list[Finding]]:
+    """Read and check a recipe of one file or several; a faulty one is None and its faults."""
+    named = ", ".join(map(str, paths))
     try:
-        return load_config(path), [Finding("recipe", "ok", f"{path}: every setting is sound")]
+        return load_config(*paths), [Finding("recipe", "ok", f"{named}: every setting is sound")]
     except UserError as error:
         return None, faults_of("recipe", str(error))
     except Exception as error:  # nothing that stands in a file may end the examination
-        return None, [Finding("recipe", "fault", f"{path}: {reason_of(error)}", "correct it")]
+        return None, [Finding("recipe", "fault", f"{named}: {reason_of(error)}", "correct it")]
 
 
 def check_ds_config(config: Config) -> list[Finding]:

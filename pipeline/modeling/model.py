@@ -8,13 +8,16 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.errors import UserError
@@ -27,7 +30,13 @@ from pipeline.modeling.lora import (
     quantization_config,
 )
 from pipeline.modeling.positions import allow_positions, positions_of
-from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, this_device
+from pipeline.modeling.pretrained import (
+    LOADING_ERRORS,
+    first_line,
+    load_pretrained,
+    pretrained_tokenizer,
+    this_device,
+)
 from pipeline.word_tokenizer import build_word_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -44,14 +53,11 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     name = config.tokenizer or config.name_or_path
     field = "model.tokenizer" if config.tokenizer else "model.name_or_path"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+        return pretrained_tokenizer(name, config.trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(
             f"{field} ({name}): no tokenizer could be loaded ({first_line(error)}); check the name."
         ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes of a folder without its files
-        raise UserError(f"{field} ({name}): no tokenizer could be loaded (its vocabulary is empty); check the name.")
-    return tokenizer
 
 
 def build_model(
@@ -147,6 +153,7 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
                 f"model.name_or_path ({config.name_or_path}) is stored quantised, and cannot be trained on; name the "
                 "original, with model.quantization if the base shall be quantised."
             )
+        _check_causal(known, f"model.name_or_path ({config.name_or_path})", "its config.json")
         allow_positions(known, config.num_positions)
         return known
     fields = dict(config.from_scratch)
@@ -167,10 +174,24 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
         "pad_token_id": _pad_token_id(tokenizer),
     }
     try:
-        return AutoConfig.for_model(model_type, **{**special, **fields})
+        built = AutoConfig.for_model(model_type, **{**special, **fields})
     except (ValueError, TypeError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"model.from_scratch: {model_type} refuses these settings ({reason}); correct them.") from error
+    _check_causal(built, "model.from_scratch", "it")
+    return built
+
+
+def _check_causal(config: PretrainedConfig, setting: str, place: str) -> None:
+    """Refuse an encoder that was not told to look back only: it would see the tokens that it is to write."""
+    is_encoder = config.model_type in {*MODEL_FOR_MASKED_LM_MAPPING_NAMES} - {
+        *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    }
+    if is_encoder and not getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{setting}: {config.model_type} sees the tokens behind as well, and with them the answer; set is_decoder "
+            f"true in {place}, or take a causal model."
+        )
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import UserError
 
@@ -45,6 +45,18 @@ def load_pretrained(name: str, field: str, **settings: Any) -> PreTrainedModel:
             f"{field} ({name}) lacks {len(missing)} weights, such as {missing[0]}; give a complete checkpoint."
         )
     return model
+
+
+def pretrained_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that has a vocabulary.
+
+    Raises:
+        Exception: One of ``LOADING_ERRORS``.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes of a folder without its files
+        raise ValueError("its vocabulary is empty")
+    return tokenizer
 
 
 def first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import load_spec
 from pipeline.errors import UserError
@@ -19,7 +19,7 @@ from pipeline.modeling.lora import (
     quantization_config,
 )
 from pipeline.modeling.positions import allow_positions
-from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, this_device
+from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, pretrained_tokenizer, this_device
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -103,6 +103,6 @@ def load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizer
         UserError: If it is not there.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return pretrained_tokenizer(str(folder), trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: no tokenizer could be loaded ({first_line(error)}); copy it there.") from error

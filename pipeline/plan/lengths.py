@@ -87,7 +87,7 @@ def parse_lengths(text: str) -> tuple[int, RowLengths]:
     if not is_right or max(numbers[1:]) > MOST_TOKENS or numbers[0] > MOST_ROWS:
         raise UserError(
             f"--lengths ({text}) must be ROWS,QUESTION,COT,ANSWER, four whole numbers with a CoT of 0 or more and the "
-            "others of 1 or more, such as 378000,80,60,6, and at most {MOST_TOKENS:,} tokens; correct it."
+            f"others of 1 or more, such as 378000,80,60,6, and at most {MOST_TOKENS:,} tokens; correct it."
         )
     rows, question, cot, answer = numbers
     one = np.ones(1, dtype=np.int64)

@@ -3,9 +3,18 @@
 from pipeline.records.partition import draw_held_out
 from pipeline.records.readers import BadRow, OnBadRow, SourceFormat, read_records
 from pipeline.records.record import CoTRecord, split_steps
-from pipeline.records.writers import check_output_path, to_json_line, to_text_line, write_lines, write_records
+from pipeline.records.writers import (
+    LINE_WRITERS,
+    check_output_path,
+    to_json_line,
+    to_text_line,
+    write_lines,
+    write_records,
+    write_together,
+)
 
 __all__ = [
+    "LINE_WRITERS",
     "BadRow",
     "CoTRecord",
     "OnBadRow",
@@ -18,4 +27,5 @@ __all__ = [
     "to_text_line",
     "write_lines",
     "write_records",
+    "write_together",
 ]

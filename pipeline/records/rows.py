@@ -13,6 +13,7 @@ EQUATION = re.compile(r"<<.*?>>")  # stays within a line: `<<` in one line and `
 FIELDS = ("question", "cot", "steps", "answer", "messages")
 OWN_NAMES = {name: name for name in FIELDS}
 """Where a row has which field, unless told otherwise."""
+RENAME = "tell with columns.* what it is called"
 
 
 def parse_text_row(row: str) -> CoTRecord:
@@ -40,15 +41,6 @@ def parse_text_row(row: str) -> CoTRecord:
     if not separator:
         raise RowError("`####` must come after `||` with a blank on both sides; write `question||cot #### answer`")
     return _checked(question, split_steps(cot.strip()), answer)
-
-
-def parse_json_object(row: str) -> dict[str, Any]:
-    """Read a line that holds one JSON object.
-
-    Raises:
-        RowError: If the line is blank, is not JSON, or holds something else.
-    """
-    return _as_object(parse_json(row))
 
 
 def parse_json(row: str) -> Any:
@@ -94,8 +86,8 @@ def record_from_object(row: object, names: Mapping[str, str] = OWN_NAMES) -> CoT
     if "####" in answer or "<<" in answer:
         return record_from_gsm8k(fields, names)
     raise RowError(
-        f'neither `{names["cot"]}` nor `{names["steps"]}`; add one (`"{names["steps"]}": []` for a row without a chain '
-        "of thought)"
+        f"neither `{names['cot']}` nor `{names['steps']}`; add `{names['cot']}`, empty for a row without a chain of "
+        f"thought, or {RENAME}"
     )
 
 
@@ -163,7 +155,7 @@ def _as_object(row: object, names: Mapping[str, str] = OWN_NAMES) -> dict[str, A
 def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
     if value is None:
-        raise RowError(f"no `{key}`; add it as a string")
+        raise RowError(f"no `{key}`; add it as a string, or {RENAME}")
     if not isinstance(value, str):
         raise RowError(f"`{key}` is {type_name(value)}; write it as a string")
     return value

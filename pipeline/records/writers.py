@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,24 +83,42 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     Raises:
         UserError: If the file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    return write_together({path: lines})[path]
+
+
+def write_together(lines_of: Mapping[Path, Iterable[str]]) -> dict[Path, int]:
+    """Write several files as ``write_lines`` does; none takes its place before all are whole.
+
+    Args:
+        lines_of: File to its rows.
+
+    Returns:
+        The number of rows of each file.
+
+    Raises:
+        UserError: If a file cannot be written.
+    """
+    unfinished = {path: path.with_name(f".{path.name}.{os.getpid()}.unfinished") for path in lines_of}
+    num_rows = dict.fromkeys(lines_of, 0)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="\n") as handle:
-            num_rows = 0
-            for line in lines:
-                handle.write(line + "\n")
-                num_rows += 1
-            handle.flush()
-            os.fsync(handle.fileno())
-        unfinished.replace(path)
+        for path, lines in lines_of.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished[path].open("w", encoding="utf-8", newline="\n") as handle:
+                for line in lines:
+                    handle.write(line + "\n")
+                    num_rows[path] += 1
+                handle.flush()
+                os.fsync(handle.fileno())
+        for path, file in unfinished.items():
+            file.replace(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); check folder, permissions and space."
         ) from error
     finally:
-        with suppress(OSError):  # it may never have been made
-            unfinished.unlink()
+        for file in unfinished.values():
+            with suppress(OSError):  # it may never have been made
+                file.unlink()
     return num_rows
 
 

@@ -143,8 +143,11 @@ def reset_figure(runs: Sequence[tuple[str, Look, Sequence[Reset]]]) -> "Figure |
         losses.plot(steps, after, style.marker, color=style.colour, label=f"{prefix}first loss after")
         back = [(reset.step, reset.steps_to_recover) for reset in resets if reset.steps_to_recover is not None]
         open_ends = [(reset.step, reset.num_steps_seen) for reset in resets if reset.steps_to_recover is None]
-        recovery.vlines([s for s, _ in back], 0, [n for _, n in back], color=style.colour, linewidth=1.2)
-        recovery.plot(*_columns(back), style.marker, color=style.colour, clip_on=False, label=f"{prefix}loss is back")
+        if back:  # without points, what is not clipped would reach to the figure's corner
+            recovery.vlines([s for s, _ in back], 0, [n for _, n in back], color=style.colour, linewidth=1.2)
+            recovery.plot(
+                *_columns(back), style.marker, color=style.colour, clip_on=False, label=f"{prefix}loss is back"
+            )
         if open_ends:
             recovery.plot(
                 *_columns(open_ends),

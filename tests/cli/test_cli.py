@@ -1,7 +1,10 @@
 """The `tacit` command through the shell: help, mistakes, exit codes."""
 
+import os
+import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,10 +46,25 @@ def test_help_lists_every_command() -> None:
     assert all((ROOT / "pipeline" / "cli" / f"{name}.py").is_file() for name in COMMANDS)
 
 
-def test_no_command_shows_the_help_and_counts_as_wrong_use() -> None:
-    finished = tacit()
+@pytest.mark.parametrize(("arguments", "lists"), [((), "train"), (("data",), "multiplication")])
+def test_no_command_shows_the_help_and_counts_as_wrong_use(arguments: tuple[str, ...], lists: str) -> None:
+    finished = tacit(*arguments)
     assert finished.returncode == 2
-    assert "train" in finished.stdout
+    assert lists in finished.stdout
+
+
+def test_version() -> None:
+    finished = tacit("--version")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout == f"tacit {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "evaluate", "frontier", "audit", "export"])
+def test_help_offers_only_what_is_read_and_names_the_choices(command: str) -> None:
+    words = tacit(command, "--help").stdout.split()
+    assert not [word for word in words if word.rstrip(",").endswith("+")]
+    assert not {"--optim", "[=flags]", "<function"} & set(words)
+    assert command != "export" or "{float32,bfloat16,float16}" in words
 
 
 @pytest.mark.parametrize(
@@ -141,19 +159,25 @@ def test_other_commands_say_it_in_one_line(arguments: tuple[str, ...], says: str
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("evaluate", "--model=x", "--data=y", "--batch_size=many"), ("batch_size", "many")),
         (("evaluate", "--model=x", "--data=y", "--batch_size=0"), ("--batch_size (0) must be at least 1",)),
         (("evaluate", "--model=x", "--data=y", "--num_removed=-1"), ("--num_removed (-1) must be at least 0",)),
-        (("evaluate", "--model=x", "--data=y", "--source_format=foo"), ("source_format", "foo")),
-        (("evaluate", "--model=x"), ("data",)),
-        (("score",), ("file",)),
+        (("evaluate", "--model=x", "--data=y", "--source_format=foo"), ("--source_format (foo) must be one of auto,",)),
+        (
+            ("evaluate", "--model=x", "--data", "y", "--batch_size", "1e3"),
+            ("--batch_size (1e3) must be a whole number;",),
+        ),
+        (("data", "automaton", "--transitions=[[a]]"), ("--transitions ([[a]]) must be a list, ",)),
+        (("export", "x", "--output=y", "--dtype=foo"), ("--dtype (foo) must be one of float32, bfloat16, float16;",)),
+        (("evaluate", "--model=x"), ("tacit evaluate needs --data;",)),
+        (("evaluate", "--model"), ("tacit evaluate: argument --model: expected at least one argument;",)),
+        (("report",), ("tacit report needs RUN;",)),
+        (("score",), ("tacit score needs file;",)),
+        (("score", "a", "b"), ("tacit score: unrecognized arguments: b;",)),
     ],
 )
-def test_wrong_and_missing_values_are_wrong_use(arguments: tuple[str, ...], named: tuple[str, ...]) -> None:
-    finished = tacit(*arguments)
-    assert finished.returncode == 2
-    assert "Traceback" not in finished.stderr
-    assert all(word in finished.stderr for word in named)
+def test_wrong_and_missing_values_are_told_in_one_line(arguments: tuple[str, ...], named: tuple[str, ...]) -> None:
+    (message,) = refused(*arguments)
+    assert all(word in message for word in named)
 
 
 def test_one_rank_of_a_node_tells_the_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +187,94 @@ def test_one_rank_of_a_node_tells_the_mistake(monkeypatch: pytest.MonkeyPatch) -
     assert (finished.returncode, finished.stderr) == (2, "")
     monkeypatch.setenv("LOCAL_RANK", "0")  # a file may be missing on the second node only
     assert tacit("trian").stderr.startswith("tacit: error (rank 3): tacit trian: unknown command.")
+
+
+# Interruption, and streams that are closed
+
+
+@pytest.mark.parametrize(("command", "code"), [("train", 75), ("doctor", 1)])
+def test_an_interrupt_is_told_in_one_line_whatever_is_being_imported(command: str, code: int) -> None:
+    loads_slowly = """
+import sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == {heavy!r}:
+            print("importing", file=sys.__stdout__, flush=True)
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:  # as libraries do that try an import
+                raise ImportError(name)
+sys.meta_path.insert(0, Slow())
+sys.argv = ["tacit", {command!r}, "--config", "recipes/demo.yaml"]
+from pipeline.cli.main import entry
+entry()
+"""
+    for heavy in ("jsonargparse", f"pipeline.cli.{command}", f"pipeline.{command}", "torch"):
+        process = _interruptible([sys.executable, "-c", loads_slowly.format(heavy=heavy, command=command)])
+        assert process.stdout is not None and process.stdout.readline() == "importing\n"
+        _interrupt(process, code, command)
+
+
+@pytest.mark.parametrize(("command", "code"), [("train", 75), ("evaluate", 1)])
+def test_an_interrupt_of_a_command_is_told_in_one_line(command: str, code: int) -> None:
+    sleeps = f"""
+import sys, time
+import pipeline.cli.{command} as command
+from pipeline.cli.main import entry
+command.main = lambda argv: (print("begun", flush=True), time.sleep(60))
+sys.argv = ["tacit", {command!r}]
+entry()
+"""
+    process = _interruptible([sys.executable, "-c", sleeps])
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    _interrupt(process, code, command)
+
+
+def _interruptible(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background do without
+    )
+
+
+def _interrupt(process: subprocess.Popen[str], code: int, command: str) -> None:
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    hint = ": --resume goes on from the last checkpoint." if command == "train" else ""
+    assert (process.returncode, told.splitlines()[-1:]) == (code, [f"tacit: interrupted{hint}"]), told
+    assert "Traceback" not in told
+
+
+LENGTHS = ("--config=recipes/demo.yaml", "--lengths=100,5,5,5")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("data",), ("train", "--help"), ("plan", *LENGTHS), ("plan", "--json", *LENGTHS)]
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_failure(arguments: tuple[str, ...], unbuffered: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    finished = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    os.close(writes)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_a_closed_stdout_is_no_failure() -> None:
+    finished = _run(["sh", "-c", f"{sys.executable} -m pipeline plan {' '.join(LENGTHS)} >&-"])
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 # The resolved recipe

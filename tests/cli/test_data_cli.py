@@ -213,9 +213,74 @@ def test_split_does_not_write_over_what_it_reads(tmp_path: Path) -> None:
     source.write_text("".join(f"q{i}||c #### {i}\n" for i in range(9)))
     before = source.read_text()
     command = ["data", "split", "--input", source, "--output_dir", tmp_path, "--num_validation", 4, "--overwrite"]
-    assert f"{source}: is the input" in tacit(*command, code=2).stderr
+    for options in ([], ["--file_format", "jsonl"]):  # it would be written over, or removed
+        assert f"{source}: is the input" in tacit(*command, *options, code=2).stderr
     assert source.read_text() == before
     assert list(tmp_path.iterdir()) == [source]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("generated", [True, False])
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--num_test", 0], {"train.txt", "validation.txt"}),
+        (["--num_test", 2, "--file_format", "jsonl"], {"train.jsonl", "validation.jsonl", "test.jsonl"}),
+    ],
+)
+def test_a_folder_never_holds_splits_of_two_calls(
+    tmp_path: Path, generated: bool, options: list[object], left: set[str]
+) -> None:
+    source, folder = tmp_path / "rows.txt", tmp_path / "out"
+    source.write_text("".join(f"q{i}||c #### {i}\n" for i in range(9)))
+    command: list[object] = ["data", "parity", "--length", 8, "--num_train", 9, "--num_validation", 2]
+    if not generated:
+        command = ["data", "split", "--input", source, "--num_validation", 2]
+    command += ["--output_dir", folder]
+    tacit(*command, "--num_test", 2, "--file_format", "text")
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+
+    for overwrite in ([], ["--overwrite"]):
+        for name in ("train.txt", "validation.txt"):  # so that only the test is in the way
+            (folder / name).rename(tmp_path / name)
+        refused = tacit(*command, *options, *overwrite, code=2).stderr
+        assert f"{folder}/test.txt: would stay beside the new splits" in refused
+        for name in ("train.txt", "validation.txt"):
+            (tmp_path / name).rename(folder / name)
+        assert contents(folder) == before
+
+    for path in folder.glob("t*.txt" if left == {"train.txt", "validation.txt"} else "[tv]*.txt"):
+        path.unlink()
+    tacit(*command, *options, "--seed", 1, "--overwrite")
+    assert set(contents(folder)) == {*left, "notes.txt"}
+
+
+def test_a_split_that_fails_loses_nothing(tmp_path: Path) -> None:
+    source, folder = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows = [{"question": f"q{i}", "cot": "c", "answer": "1" if i < 9 else "1 || 2"} for i in range(10)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder.mkdir()
+    for name in ("train.txt", "validation.txt"):
+        (folder / name).write_text("old")
+    before = contents(folder)
+    command = ["data", "split", "--input", source, "--output_dir", folder, "--num_validation", 4, "--overwrite"]
+    for seed in range(4):  # the row that text cannot hold is in one split or the other
+        assert "would not read back" in tacit(*command, "--file_format", "text", "--seed", seed, code=2).stderr
+        assert contents(folder) == before
+
+
+def test_excluded_rows_may_lie_beside_the_new_ones(tmp_path: Path) -> None:
+    published = tmp_path / "test.txt"
+    published.write_text("1 * 1||1 #### 1\n")
+    command = ["data", "multiplication", "--digits", "1x1", "--num_train", 70, "--num_validation", 10, "--num_test", 0]
+    tacit(*command, "--output_dir", tmp_path, "--exclude", published)
+    tacit(*command, "--output_dir", tmp_path, "--exclude", published, "--overwrite")
+    assert published.read_text() == "1 * 1||1 #### 1\n"
+    assert set(contents(tmp_path)) == {"train.txt", "validation.txt", "test.txt"}
 
 
 def test_score_prints_a_sentence_or_json(tmp_path: Path) -> None:
@@ -227,6 +292,9 @@ def test_score_prints_a_sentence_or_json(tmp_path: Path) -> None:
     assert list(report) == ["accuracy", "num_correct", "num_examples", "confidence_interval"]
     assert (report["accuracy"], report["num_correct"], report["num_examples"]) == (0.75, 3, 4)
     assert report["confidence_interval"] == [pytest.approx(0.3006, abs=1e-3), pytest.approx(0.9544, abs=1e-3)]
+    path.write_text("".join(json.dumps({"step": s, "prediction": "1", "answer": "1"}) + "\n" for s in (5, 5, 9)))
+    assert "(steps 5, 9); add --step N" in tacit("score", path, code=2).stderr
+    assert "(2 of 2 rows)" in tacit("score", path, "--step", 5).stdout
     path.write_text('{"prediction": "1"}\n')
     assert f"{path}:1: no `answer`" in tacit("score", path, code=2).stderr
     assert "Did you mean --json?" in tacit("score", path, "--jsn", code=2).stderr

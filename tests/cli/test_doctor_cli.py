@@ -10,7 +10,9 @@ from tests.tiny import ROOT, shell_environment, write_recipe
 
 
 def test_a_fit_machine_exits_with_0_and_stdout_is_json(tmp_path: Path) -> None:
-    finished = tacit("doctor", "--json", f"--config={write_recipe(tmp_path)}")
+    threads = tmp_path / "threads.yaml"
+    threads.write_text("engine:\n  num_threads: 7\n")  # over the recipe, as in a training
+    finished = tacit("doctor", "--json", f"--config={write_recipe(tmp_path)}", f"--config={threads}")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     result = json.loads(finished.stdout)
     assert result["num_faults"] == 0
@@ -18,6 +20,7 @@ def test_a_fit_machine_exits_with_0_and_stdout_is_json(tmp_path: Path) -> None:
     assert all(check.keys() == {"check", "state", "found", "remedy"} for check in checks)
     assert {check["state"] for check in checks} <= {"ok", "note"}
     assert {"recipe", "model", "data", "position gaps", "bitsandbytes"} <= {check["check"] for check in checks}
+    assert any(check["check"] == "threads" and check["found"].startswith("7 a rank") for check in checks)
     assert "Traceback" not in finished.stderr
 
 
@@ -54,6 +57,7 @@ def test_a_package_that_does_not_import_is_a_fault(tmp_path: Path) -> None:
 def test_wrong_use_exits_with_2() -> None:
     for arguments, says in (
         (("--config", "nowhere.yaml"), "--config nowhere.yaml: no such file"),
+        (("--config", "nowhere.yaml", "--config", "recipes/demo.yaml"), "--config nowhere.yaml: no such file"),
         (("--jsn",), "--jsn: unknown option of tacit doctor. Did you mean --json?"),
     ):
         finished = tacit("doctor", *arguments)

@@ -114,7 +114,7 @@ def test_quiet_tells_of_no_model(
 ) -> None:
     for options, num_told in ((["--quiet"], 0), ([], 1)):
         caplog.clear()
-        _evaluate(capsys, lock / "test.txt", [str(lock / "run" / "model")], *options)
+        _evaluate(capsys, lock / "test.txt", [str(lock / "run")], *options)  # a run stands for its best model
         assert len([record for record in caplog.records if "of 60 right" in record.message]) == num_told
 
 
@@ -227,6 +227,21 @@ def test_multiplication_is_probed_in_other_sizes(tmp_path: Path, capsys: pytest.
     ]  # fmt: skip
 
 
+def test_a_model_without_its_tokenizer_is_not_asked(
+    lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(lock / "run" / "model", tmp_path / "model")
+    for path in (tmp_path / "model").glob("tokenizer*"):
+        path.unlink()
+    for arguments in (
+        ["evaluate", "--model", str(tmp_path / "model"), "--data", str(lock / "test.txt")],
+        ["export", str(tmp_path / "model"), "--output", str(tmp_path / "exported")],
+        ["ask", str(tmp_path / "model"), "--question", "1 2 3 4"],
+    ):
+        assert main(arguments) == 2
+        assert "no tokenizer could be loaded (its vocabulary is empty)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -235,6 +250,18 @@ def test_multiplication_is_probed_in_other_sizes(tmp_path: Path, capsys: pytest.
         (["frontier", "{lock}/run", "--data", "{lock}/nowhere.txt"], "nowhere.txt"),
         (["frontier", "{lock}/run", "--data", "x", "--num_timed", "0"], "--num_timed (0) must be at least 1"),
         (["frontier", "{lock}/run", "--data", "x", "--one_at_time"], "Did you mean --one_at_a_time?"),
+        (["frontier", "{lock}/run", "--data", "{lock}/train.txt"], "640 of its 640 questions are training questions"),
+        (["evaluate", "--model", "{lock}/run", "--data", "x", "--samples", "{lock}"], "a folder stands where"),
+        (
+            ["evaluate", "--model", "{lock}/run", "--data", "x", "--samples", "{lock}/test.txt/x"],
+            "cannot be written to",
+        ),
+        (
+            ["evaluate", "--model", "{lock}/run", "--data", "{lock}/test.txt", "--samples", "{lock}/test.txt"],
+            "--samples ({lock}/test.txt) is the file of --data",
+        ),
+        (["report", "{lock}/run", "--output", "{lock}/train.txt"], "let its name end in .html"),
+        (["report", "{lock}/run", "--figures", "{lock}/train.txt"], "is a file; name a folder"),
         (["audit", "{lock}", "--data", "{lock}/test.txt"], "holds no model"),
         (["audit", "{lock}/run", "--data", "{lock}/test.txt", "--num_examples", "0"], "--num_examples (0)"),
         (

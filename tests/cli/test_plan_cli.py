@@ -101,6 +101,7 @@ def test_a_missing_file_offers_lengths(tmp_path: Path) -> None:
         (("--tflops", "nan"), "--tflops (nan) must be a number above 0"),
         (("--rows", "9", "--lengths", "1,2,3,4"), "--rows and --lengths exclude each other"),
         (("--lengths", "1,2"), "--lengths (1,2) must be ROWS,QUESTION,COT,ANSWER"),
+        (("--lengths", "abc"), "and at most 10,000,000 tokens; correct it."),
         (("--lenghts", "1,2,3,4"), "--lenghts: unknown option of tacit plan. Did you mean --lengths?"),
         (("--gpus",), "--gpus has no value; write --gpus VALUE."),
         (("--optim.lrr", "1"), "optim.lrr: unknown setting. Did you mean optim.lr?"),

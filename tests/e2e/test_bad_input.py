@@ -103,8 +103,8 @@ def test_zero_3_with_a_quantised_base(tmp_path: Path, capsys: pytest.CaptureFixt
     ("tokenizer", "row_format", "message"),
     [
         (words_without_end, PAPER_FORMAT, "format.first_separator ('{eos}') holds {eos}, which the tokenizer lacks"),
-        (build_word_tokenizer, {"second_separator": " answer: "}, "a separator is not in the tokenizer's vocabulary"),
-        (words_whose_unknown_is_the_end, {"second_separator": " -> "}, "a separator is not in the tokenizer's"),
+        (build_word_tokenizer, {"second_separator": " answer: "}, "format.second_separator (' answer: '), is not in"),
+        (words_whose_unknown_is_the_end, {"second_separator": " -> "}, "second_separator (' -> '), is not in"),
         (lambda: letters_without_unknown("0123456789*+()= "), {}, "'#' is not in the tokenizer's vocabulary"),
         (words_without_unknown, {}, "cannot read the rows"),
     ],

@@ -77,6 +77,40 @@ def test_broken_row_stops_or_is_noted(tmp_path: Path, suffix: str, row: str | by
     assert what in bad_rows[0].reason
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "a.jsonl",
+            '{"prompt": "q", "cot": "c", "answer": "1"}',
+            "no `question`; add it as a string, or tell with col",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "q", "answer": "1"}',
+            "add `cot`, empty for a row without a chain of thought, or tell",
+        ),
+        (
+            "a.csv",
+            "question,answer\nq,1",
+            "add `cot`, empty for a row without a chain of thought, or tell with columns.*",
+        ),
+    ],
+)
+def test_fields_of_other_names_are_told_how_to_name(tmp_path: Path, name: str, content: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        list(read_records(write(tmp_path / name, content)))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", '{"question": "q", "cot": "", "answer": "1"}'), ("a.csv", "question,cot,answer\nq,,1")],
+)
+def test_the_remedy_for_a_row_without_a_chain_of_thought_works(tmp_path: Path, name: str, content: str) -> None:
+    assert list(read_records(write(tmp_path / name, content))) == [CoTRecord("q", (), "1")]
+
+
 def test_every_line_is_a_record_or_a_bad_row(tmp_path: Path) -> None:
     lines = ["q||c #### 1", "", "", "broken", "q||c #### 2", "", ""]
     bad_rows: list[BadRow] = []

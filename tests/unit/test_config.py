@@ -19,6 +19,7 @@ LEAST = {
     "model.name_or_path": "gpt2",
     "run.output_dir": "runs/test",
 }
+A_LIST = "must be a list, written [0, 1], each a whole number; correct it."
 SWITCHES = {"resume": "Go on.", "overwrite": "Replace."}
 
 
@@ -167,11 +168,12 @@ def test_model_from_scratch_as_typed_at_the_shell() -> None:
         ("optim: {lr: '[x'}", "optim.lr ('[x') is not valid YAML ("),
         ("optim: {global_batch_size: 8.0}", "optim.global_batch_size (8.0) must be a whole number; correct it."),
         ("optim: {reset_at_stage: 1}", "optim.reset_at_stage (1) must be true or false; correct it."),
-        ("optim: {betas: [1]}", "optim.betas ([1]) must be a list of 2, each a number; correct it."),
+        ("optim: {betas: [1]}", "optim.betas ([1]) must be a list of 2, written [A, B], each a number; correct it."),
         ("removal: {side: no}", "removal.side (False) must be one of left, right; correct it."),
-        ("run: {keep_stages: 5}", "run.keep_stages (5) must be a list, each a whole number; correct it."),
-        ("run: {keep_stages: null}", "run.keep_stages (None) must be a list, each a whole number; correct it."),
-        ("run: {keep_stages: [1, a]}", "run.keep_stages ([1, 'a']) must be a list, each a whole number; correct it."),
+        ("run: {keep_stages: 5}", f"run.keep_stages (5) {A_LIST}"),
+        ("run: {keep_stages: '0,1'}", f"run.keep_stages ('0,1') {A_LIST}"),
+        ("run: {keep_stages: null}", f"run.keep_stages (None) {A_LIST}"),
+        ("run: {keep_stages: [1, a]}", f"run.keep_stages ([1, 'a']) {A_LIST}"),
         ("schedule: {max_steps: x}", "schedule.max_steps ('x') must be a whole number, or null; correct it."),
         ("model: {from_scratch: [1]}", "model.from_scratch ([1]) must be settings by name, or null; correct it."),
         (

@@ -1,6 +1,7 @@
 """From rows of text to token ids: borders, separators, vocabulary, cache."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,26 @@ def test_a_prompt_that_reads_differently_alone_is_refused() -> None:
 def test_unknown_words_are_refused() -> None:
     with pytest.raises(UserError, match=r"question '1 plus 2'.*'plus'.*vocabulary.*model\.tokenizer"):
         tokenize(CoTRecord("1 plus 2", ("3",), "3"), WORDS)
+
+
+SPACED = FormatConfig("{question}", " = ", "{cot}", " #### ", "{answer}")
+
+
+@pytest.mark.parametrize(
+    ("row_format", "says"),
+    [
+        (replace(SPACED, second_separator=""), "'22', which comes of format.second_separator ('')"),
+        (replace(SPACED, first_separator=" so "), "'so', which comes of format.first_separator (' so ')"),
+        (replace(SPACED, cot="<think> {cot}"), "'<think>', which comes of format.cot ('<think> {cot}')"),
+        (replace(SPACED, cot="<unk> {cot}"), "'<unk>', which comes of format.cot ('<unk> {cot}')"),
+    ],
+)
+def test_unknown_words_of_the_format_are_told_with_their_setting(row_format: FormatConfig, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tokenize(CoTRecord("1 + 1", ("0", "2"), "2"), WORDS, row_format)
+    assert f"{says}, is not in the tokenizer's vocabulary" in str(caught.value)
+    # Where blanks stand around it, an empty separator is fine.
+    assert tokenize(CoTRecord("1", ("0",), "2"), WORDS, FormatConfig(second_separator=""))["second_separator"] == []
 
 
 def test_an_end_token_that_is_also_the_unknown_one_is_no_unknown_word() -> None:

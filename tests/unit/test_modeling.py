@@ -166,6 +166,20 @@ def test_a_base_that_is_stored_quantised_is_refused(gpt2: ModelConfig) -> None:
         build_model_config(gpt2, TOKENIZER)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
+def test_a_model_that_sees_what_it_is_to_write_is_refused(model_type: str, tmp_path: Path) -> None:
+    fields = {"model_type": model_type, "hidden_size": 16, "num_attention_heads": 2}
+    with pytest.raises(UserError, match=rf"model.from_scratch: {model_type} sees the tokens behind .* in it"):
+        build_model_config(ModelConfig(from_scratch=fields), TOKENIZER)
+    config = build_model_config(ModelConfig(from_scratch={**fields, "is_decoder": True}), TOKENIZER)
+    config.save_pretrained(tmp_path)
+    build_model_config(ModelConfig(str(tmp_path)), TOKENIZER)
+    config.is_decoder = False
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model.name_or_path \(.* sees the tokens behind .* in its config.json"):
+        build_model_config(ModelConfig(str(tmp_path)), TOKENIZER)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "other shape"])
 def test_damaged_weights_are_told_in_one_line(gpt2: ModelConfig, damage: str) -> None:
     path = Path(gpt2.name_or_path) / "model.safetensors"

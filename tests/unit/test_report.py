@@ -23,11 +23,11 @@ from pipeline.report.analysis import (
     standing_evaluations,
     thin,
 )
-from pipeline.report.figure_style import drawing, look, to_svg
-from pipeline.report.figures import loss_figure, removal_figure
+from pipeline.report.figure_style import drawing, look, save_png, to_svg
+from pipeline.report.figures import loss_figure, removal_figure, reset_figure
 from pipeline.report.frontier_figure import point_names
 from pipeline.report.marks import Piece, mark
-from pipeline.report.resets import reset_telemetry
+from pipeline.report.resets import Reset, reset_telemetry
 from pipeline.report.run import read_run, run_names
 from pipeline.report.samples import sample_questions
 from pipeline.report.summary import summarize
@@ -258,6 +258,15 @@ def test_the_frontier_is_drawn_to_a_png_file_whose_folder_is_made(tmp_path: Path
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(path.parent.iterdir()) == [path]
     draw_frontier(frontier_of((3,)), path)  # a single point is a frontier too
+
+
+def test_resets_whose_loss_never_came_back_are_drawn_as_large_as_others(tmp_path: Path) -> None:
+    lost = Reset(31, 12, 20, 0.05, 0.0002, 0.007, 1, 1.76, steps_to_recover=None, num_steps_seen=2069)
+    for resets in ([lost], [replace(lost, steps_to_recover=200)]):
+        with drawing():
+            figure = reset_figure([("run", look(0), resets)])
+        save_png(figure, tmp_path / "resets.png")
+        assert all(axes.get_position().height > 0.1 for axes in figure.axes)
 
 
 def test_svg_holds_no_address_no_colour_of_its_own_and_only_its_own_ids(tmp_path: Path) -> None:

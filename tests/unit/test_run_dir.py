@@ -1,4 +1,4 @@
-"""Starting a run afresh deletes what an earlier one wrote, and never what the new one starts from."""
+"""A run directory is one run's, and what a run starts from is never deleted or written over."""
 
 from pathlib import Path
 
@@ -6,7 +6,13 @@ import pytest
 
 from pipeline.engine import init_distributed
 from pipeline.errors import UserError
-from pipeline.run_dir import clear_run_dir
+from pipeline.run_dir import check_run_dir, clear_run_dir, locked
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(autouse=True)
+def _one_rank() -> None:
+    init_distributed()
 
 
 def fill(run_dir: Path) -> Path:
@@ -18,7 +24,6 @@ def fill(run_dir: Path) -> Path:
 
 
 def test_what_an_earlier_run_wrote_goes_and_nothing_else(tmp_path: Path) -> None:
-    init_distributed()
     fill(tmp_path / "run")
     clear_run_dir(tmp_path / "run", tmp_path / "run" / "base_40_abc")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["base_40_abc", "notes"]
@@ -26,8 +31,50 @@ def test_what_an_earlier_run_wrote_goes_and_nothing_else(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes"]
 
 
-def test_a_run_is_not_deleted_under_the_one_that_starts_from_it(tmp_path: Path) -> None:
-    stage = fill(tmp_path / "run")
-    with pytest.raises(UserError, match=r"model.name_or_path .* lies in run.output_dir .*--overwrite"):
-        clear_run_dir(tmp_path / "run", stage)
-    assert stage.is_dir() and (tmp_path / "run" / "metrics.jsonl").exists()
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("data__train", "model/train.txt"),
+        ("data__validation", "samples.jsonl"),
+        ("model__name_or_path", "stages/removed_0002"),
+        ("model__tokenizer", "model"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_run_reads_does_not_lie_where_it_writes(
+    tmp_path: Path, setting: str, place: str, overwrite: bool
+) -> None:
+    run_dir = tmp_path / "run"
+    scratch = {"model__from_scratch": None} if setting == "model__name_or_path" else {}
+    config = tiny_config(tmp_path, **scratch, **{setting: str(run_dir / place)})
+    with pytest.raises(UserError, match=rf"{setting.replace('__', '.')} \(.*{place}\) lies in run.output_dir"):
+        check_run_dir(run_dir, config, resume=False, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("name", ["model/precious.txt", "samples.jsonl"])
+def test_a_folder_with_other_files_of_those_names_is_not_taken_unasked(tmp_path: Path, name: str) -> None:
+    config, run_dir = tiny_config(tmp_path), tmp_path / "run"
+    (run_dir / name).parent.mkdir(parents=True)
+    (run_dir / name).touch()
+    (run_dir / "notes.txt").touch()  # what no run writes may lie there
+    with pytest.raises(UserError, match=rf"holds {name.split('/')[0]}; add --overwrite"):
+        check_run_dir(run_dir, config, resume=False, overwrite=False)
+    check_run_dir(run_dir, config, resume=False, overwrite=True)
+    (run_dir / name).unlink()
+
+
+def test_a_folder_that_cannot_be_made_is_told() -> None:
+    with pytest.raises(UserError, match=r"run.output_dir \(/proc/x\) cannot be made \("), locked(Path("/proc/x")):
+        pass
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    config, run_dir = tiny_config(tmp_path), tmp_path / "run"
+    fill(run_dir)
+    (tmp_path / "recipe.yaml").rename(run_dir / "recipe.yaml")
+    check_run_dir(run_dir, config, resume=True, overwrite=False)  # cut before the first checkpoint
+    (run_dir / "metrics.jsonl").write_text('{"kind": "checkpoint", "step": 8}\n')
+    with pytest.raises(UserError, match=r"--resume: the checkpoints of .* are gone"):
+        check_run_dir(run_dir, config, resume=True, overwrite=False)
+    (run_dir / "checkpoints" / "step_00000008").mkdir(parents=True)
+    check_run_dir(run_dir, config, resume=True, overwrite=False)

@@ -93,7 +93,7 @@ def test_file_is_scored(tmp_path: Path) -> None:
         ({"prediction": 1, "answer": "1"}, "`prediction` (1) is not a string"),
         ({"prediction": "1", "answer": None}, "`answer` (None) is not a string"),
         ({"prediction": "", "answer": "#### "}, "empty `answer`"),
-        ([1], "holds a list"),
+        ([1], "holds a list; a row is an object with `prediction` and `answer`."),
         ("nonsense", "not valid JSON"),
         ("", "blank line"),
     ],
@@ -112,3 +112,23 @@ def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
         score_file(tmp_path / "missing.jsonl")
     with pytest.raises(UserError, match="holds no rows"):
         score_file(write_rows(tmp_path / "empty.jsonl"))
+
+
+def test_evaluations_are_scored_one_at_a_time(tmp_path: Path) -> None:
+    rows = [{"step": step, "prediction": "1", "answer": answer} for step, answer in ((2, "1"), (10, "1"), (2, "3"))]
+    path = write_rows(tmp_path / "samples.jsonl", *rows)
+    with pytest.raises(UserError, match=r"several evaluations \(steps 2, 10\); add --step N"):
+        score_file(path)
+    assert score_file(path, step=2) == ScoreReport(num_correct=1, num_examples=2)
+    assert score_file(path, step=10) == ScoreReport(num_correct=1, num_examples=1)
+    with pytest.raises(UserError, match=r"--step \(3\).*its steps are 2, 10; name one"):
+        score_file(path, step=3)
+
+    one = write_rows(tmp_path / "one.jsonl", rows[0], rows[2])
+    assert score_file(one) == score_file(one, step=2) == ScoreReport(num_correct=1, num_examples=2)
+    none = write_rows(tmp_path / "none.jsonl", {"prediction": "1", "answer": "1"})
+    with pytest.raises(UserError, match=r"--step \(2\).*none has a `step`; leave it out"):
+        score_file(none, step=2)
+    many = write_rows(tmp_path / "many.jsonl", *({**rows[0], "step": step} for step in range(10, 400, 10)))
+    with pytest.raises(UserError, match=r"\(steps 10, 20, 30, \.\.\., 390\)"):
+        score_file(many)
