@@ -39,7 +39,7 @@ def test_a_row_that_would_be_cut_off_is_refused(row_format: FormatConfig, record
     ("row_format", "record"),
     [
         (EQUALS, CoTRecord("q", ("x = 3", " = 4"), "5")),  # the answer is behind the last
-        (EQUALS, CoTRecord("q", ("1",), "x == 3")),  # another token
+        (EQUALS, CoTRecord("q", ("1",), "x=3")),  # another token
         (FormatConfig(second_separator=""), CoTRecord("q", ("1",), "x = 3")),
     ],
 )
