@@ -99,7 +99,8 @@ def check_keep_stages(config: Config, longest_cot: int) -> None:
     numbers = stage_numbers(config.schedule, longest_cot)
     if config.schedule.adaptive.on_stall == "back":  # then a run may stand between them
         numbers = list(range(numbers[-1] + 1))
-    missing = [number for number in config.run.keep_stages if number not in numbers]
+    # One before the run's first stage does no harm: recipes are begun at another number, and by baselines.
+    missing = [number for number in config.run.keep_stages if number > numbers[0] and number not in numbers]
     if missing:
         shown = ", ".join(map(str, numbers if len(numbers) < 10 else [*numbers[:3], "...", numbers[-1]]))
         raise UserError(

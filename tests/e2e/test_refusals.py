@@ -29,6 +29,17 @@ SHORT = {**RECIPE["model"]["from_scratch"], "n_positions": 19}
         ({"model__from_scratch": {"model_type": "t5"}}, "t5 is not a causal language model"),
         ({"model__attention": "flash_attention_2"}, "model.from_scratch: the model cannot be built"),
         ({"data__cache_dir": "/dev/null/cache"}, "data.cache_dir"),
+        (
+            {"run__keep_stages": [0, 3], "schedule__start_removed": 1, "schedule__remove_all_beyond": 2},
+            r"\(\[3\]\): no stage",
+        ),
+        (
+            {
+                "run__keep_stages": [0, 2, 3],
+                "schedule": {"kind": "adaptive", "adaptive": {"stops": [2, 4]}, "start_removed": 1},
+            },
+            r"run.keep_stages \(\[3\]\): no stage .* \(they have 1, 2, 4, 8\)",
+        ),
         ({"run__keep_stages": [5]}, r"run.keep_stages \(\[5\]\): no stage .* \(they have 0, 1, 2, 3, 4\)"),
         ({"format__first_separator": " ? "}, "not in the tokenizer's vocabulary"),
     ],

@@ -33,7 +33,7 @@ NOT_RUN = {
     r"tensorboard ": "serves until it is ended",
 }
 PAGES_WITH_TESTS_OF_THEIR_OWN = ("your-data.md",)  # tests/walks/test_your_data.py
-SERVES = r"tacit web|--watch"  # ended as by Ctrl-C
+SERVES = r"tacit web"  # ended as by Ctrl-C
 TINY = "--model.name_or_path MODEL --engine.precision fp32 --schedule.max_steps 2 --overwrite"
 OWN_ROWS = "--model.name_or_path MODEL --data.train my/train.jsonl --data.validation my/validation.jsonl"
 # What a command gets besides: a small model instead of one that is downloaded, few steps.
