@@ -24,6 +24,7 @@ from pipeline.schedule import (
     fixed_schedule,
     last_num_removed,
     num_final_steps,
+    stage_numbers,
 )
 
 
@@ -70,7 +71,7 @@ class StageController:
     @property
     def num_removed_at_end(self) -> int:
         """Removed units in the last stage of the run's kind."""
-        return 0 if self._config.schedule.kind == "explicit_cot" else self._last_num_removed
+        return stage_numbers(self._config.schedule, self.longest_cot)[-1]
 
     @property
     def in_last_stage(self) -> bool:

@@ -1,5 +1,9 @@
 """How a command can end early: each kind becomes clear lines and an exit code on the command line, no traceback."""
 
+from collections.abc import Sequence
+
+MOST_LISTED = 12
+
 
 class UserError(ValueError):
     """A wrong setting or input; exit code 2.
@@ -14,3 +18,9 @@ class RunError(Exception):
 
 class Interrupted(Exception):
     """A run was asked to stop, and has saved; exit code 75."""
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Return the numbers that a message offers; of many, the first and the last."""
+    some = numbers if len(numbers) <= MOST_LISTED else [*numbers[:3], "...", numbers[-1]]
+    return ", ".join(map(str, some))

@@ -12,7 +12,7 @@ from pipeline.answer_spec import FILE_NAME, load_spec
 from pipeline.config import Config, ModelConfig
 from pipeline.ds_config import check_suits_quantization
 from pipeline.engine import Engine, build_engine
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
 from pipeline.modeling import build_model, build_model_config
 from pipeline.modeling.fake_model import build_fake_model
@@ -102,10 +102,9 @@ def check_keep_stages(config: Config, longest_cot: int) -> None:
     # One before the run's first stage does no harm: recipes are begun at another number, and by baselines.
     missing = [number for number in config.run.keep_stages if number > numbers[0] and number not in numbers]
     if missing:
-        shown = ", ".join(map(str, numbers if len(numbers) < 10 else [*numbers[:3], "...", numbers[-1]]))
         raise UserError(
-            f"run.keep_stages ({missing}): no stage of the run has so many units removed (they have {shown}); take "
-            "them out."
+            f"run.keep_stages ({missing}): no stage of the run has so many units removed (they have "
+            f"{listed(numbers)}); take them out."
         )
 
 

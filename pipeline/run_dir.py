@@ -92,7 +92,9 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
         )
     if not (is_run and resume):
         return None
-    if not any((run_dir / "checkpoints").glob("*")) and '"checkpoint"' in (run_dir / "metrics.jsonl").read_text():
+    if not any((run_dir / "checkpoints").glob("*")) and '"checkpoint"' in (run_dir / "metrics.jsonl").read_text(
+        "utf-8"
+    ):
         return (
             f"--resume: the checkpoints of {run_dir} are gone, and the run would begin anew; put them back, or add "
             "--overwrite instead."

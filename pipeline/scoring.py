@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.records.row_error import RowError, type_name
 from pipeline.records.rows import decode, parse_json
 from pipeline.records.streams import numbered_lines, open_for_reading
@@ -136,17 +136,13 @@ def score_file(path: Path | str, step: int | None = None) -> ScoreReport:
     steps = sorted(found for found in correct_of if found is not None)
     if step is None and len(steps) > 1:
         raise UserError(
-            f"{path}: holds rows of several evaluations (steps {_listed(steps)}); add --step N to score one."
+            f"{path}: holds rows of several evaluations (steps {listed(steps)}); add --step N to score one."
         )
     if step is not None and step not in steps:
-        remedy = f"its steps are {_listed(steps)}; name one of them" if steps else "none has a `step`; leave it out"
+        remedy = f"its steps are {listed(steps)}; name one of them" if steps else "none has a `step`; leave it out"
         raise UserError(f"--step ({step}): {path} has no rows of it: {remedy}.")
     correct = [right for found, rows in correct_of.items() if step in (None, found) for right in rows]
     return ScoreReport(sum(correct), len(correct))
-
-
-def _listed(steps: Sequence[int]) -> str:
-    return ", ".join(map(str, steps if len(steps) < 10 else [*steps[:3], "...", steps[-1]]))
 
 
 def _object(row: object) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class RowTokenizer:
         """
         end, separator = self.separators[2][0], self.separators[1]
         cots, answers = table["cot_ids"].combine_chunks(), table["answer_ids"].combine_chunks()
-        if len(_rows_with(end, cots)):
-            self._refuse(table, _rows_with(end, cots)[0], "chain of thought", "end")
+        if len(rows := _rows_with(end, cots)):
+            self._refuse(table, rows[0], "chain of thought", "end")
         ends = _rows_with(end, answers)
         if len(ends) > len(table):  # each answer has its own end behind it
             self._refuse(table, ends[np.flatnonzero(ends[1:] == ends[:-1])[0]], "answer", "end")

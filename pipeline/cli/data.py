@@ -23,6 +23,7 @@ from pipeline.cli.data_options import (
     add_options,
     read_options,
 )
+from pipeline.cli.main import USAGE
 from pipeline.cli.split_files import is_among, plan_splits, splits_in
 from pipeline.errors import UserError
 from pipeline.records import (
@@ -50,7 +51,6 @@ from pipeline.tasks.digits import parse_range
 from pipeline.tasks.multiplication import parse_sizes
 
 Row = TypeVar("Row")
-WRONG_USE = 2
 
 
 def multiplication(size: MultiplicationSize, splits: Splits) -> None:
@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
     """
     if not argv or argv[0] in ("-h", "--help"):
         _print_commands()
-        return 0 if argv else WRONG_USE
+        return 0 if argv else USAGE
     name, *rest = argv
     check_command(name, COMMANDS, "tacit data")
     run = COMMANDS[name]

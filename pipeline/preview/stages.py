@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.config import ScheduleConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.schedule import Stage, adaptive_move, adaptive_start, fixed_schedule, last_num_removed
-
-MOST_LISTED = 12  # of the stages that an error offers
 
 
 def course_of(config: ScheduleConfig, steps_per_epoch: int, longest_cot: int) -> list[Stage]:
@@ -54,10 +52,9 @@ def choose_stages(course: Sequence[Stage], wanted: str | None) -> list[Stage]:
     by_name = {str(number): number for number in numbers} | {"last": numbers[-1]}
     names = [name.strip() for name in wanted.split(",")]
     if unknown := [name for name in names if name not in by_name]:
-        some = numbers if len(numbers) <= MOST_LISTED else [*numbers[:3], "...", numbers[-1]]
         raise UserError(
             f"--stages ({wanted}): no stage of this run has {', '.join(map(repr, unknown))} removed units; take from "
-            f"{', '.join(map(str, some))} or last."
+            f"{listed(numbers)} or last."
         )
     chosen = {by_name[name] for name in names}
     return [stage for stage in course if stage.num_removed in chosen]
