@@ -19,7 +19,7 @@ from pipeline.model_card import _prompt
 from pipeline.records import BadRow, CoTRecord, read_records, write_records
 from pipeline.records.chat import conversation_of, shown, to_question
 from pipeline.records.columns import RecordColumns
-from pipeline.row_text import PARTS, resolve_format, tokenize_rows
+from pipeline.row_text import PARTS, render_question, resolve_format, tokenize_rows
 from pipeline.token_table import RowTokenizer
 from pipeline.word_rows import WordTokenizer
 from tests.chat_style import CHATML, INSTRUCT, OPENS_THINK, build_chat_style
@@ -238,6 +238,14 @@ def test_a_template_that_begins_the_reasoning_needs_a_format_that_ends_it() -> N
     right = FormatConfig("{chat}", "", "{cot}\n", "</think>\n\n", "{answer}", "{eos}", keep_second_separator=True)
     parts = texts_of(RECORD, tokenizer, right)
     assert parts["question"].endswith("assistant\n<think>\n") and parts["cot"] == f"{REASONING}\n"
+
+
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day() -> None:
+    tokenizer = build_chat_style("{{ strftime_now('%d %b %Y, %-d. %B') }}\n" + CHATML)
+    templates = resolve_format(FORMAT, tokenizer)
+    for record in (RECORD, CONVERSATION):
+        prompt = render_question(record.question, templates, tokenizer)
+        assert prompt.startswith("26 Jul 2024, 26. July\n<|im_start|>system")
 
 
 def test_another_chat_template_misses_the_cache(tmp_path: Path) -> None:
