@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(_parser(), argv)
     check_counts(options)
     place = Path(options.run)
-    check_result_place(place)
+    check_result_place(place, FILE_NAME)
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         report = _audit(options, place)
     if is_first_rank():

@@ -83,13 +83,14 @@ def check_result_file(path: Path) -> None:
         raise UserError(f"{path}: cannot be written to; name another file.")
 
 
-def check_result_place(folder: Path) -> None:
-    """Refuse a folder that the result cannot be written to, before any work is done for it.
+def check_result_place(folder: Path, name: str) -> None:
+    """Refuse a run directory that its result, a file of this name, cannot be written to, before work is done for it.
 
     Raises:
-        UserError: If it is not there, or is read-only.
+        UserError: If it is not there, or is read-only, or a folder of that name stands in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run directory; check the path.")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written to, and the result belongs there; take a copy of the run.")
+    check_result_file(folder / name)

@@ -15,7 +15,6 @@ from pipeline.cli.arguments import parse_options
 from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
-    check_result_file,
     check_result_place,
     rows_of,
     start_ranks,
@@ -42,8 +41,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(_parser(), argv)
     check_counts(options)
     run_dir = Path(options.run)
-    check_result_place(run_dir)
-    check_result_file(run_dir / FILE_NAME)
+    check_result_place(run_dir, FILE_NAME)
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         frontier = _measure(options, run_dir)
     if is_first_rank():

@@ -278,3 +278,12 @@ def test_a_model_without_its_tokenizer_is_not_asked(
 def test_mistakes(lock: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([argument.format(lock=lock) for argument in arguments]) == 2
     assert says.format(lock=lock) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["frontier", "audit"])
+def test_a_result_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"{command}.json").mkdir()
+    assert main([command, str(tmp_path), "--data", "nowhere.txt"]) == 2
+    assert f"{command}.json: a folder stands where the result belongs" in capsys.readouterr().err
