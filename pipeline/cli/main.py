@@ -32,7 +32,7 @@ COMMANDS = {
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 75  # what a scheduler takes for "start me again"
-SECONDS_TO_TELL = 5
+SECONDS_TO_TELL = 10
 IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 
