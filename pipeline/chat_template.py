@@ -16,6 +16,8 @@ SENTINELS = ("Fz3 Qk7?", "7Wd, and a longer one:\n\n- in *two* lines -")
 # the same prompts. It is the date that Llama 3.2's own template falls back to.
 TODAY = datetime(2024, 7, 26)
 DATE_CODES = ("a", "A", "b", "B", "d", "-d", "m", "-m", "y", "Y", "j", "H", "I", "M", "S", "p", "F", "x", "X", "c")
+FILLED_IN = "".join(f" | replace('%{code}', '{TODAY.strftime(f'%{code}')}')" for code in DATE_CODES)
+STRFTIME_NOW = f"{{% macro strftime_now(form) %}}{{{{ form{FILLED_IN} }}}}{{% endmacro %}}"
 NO_TEMPLATE = (
     "format.question ({{chat}}): the tokenizer ({name}) has no chat template; take that of a model for chats "
     "(model.tokenizer), or write the turns out in format.question, around {{question}}."
@@ -51,10 +53,9 @@ def render(messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBas
     if tokenizer.chat_template is None:
         raise UserError(NO_TEMPLATE.format(name=tokenizer.name_or_path))
     try:
-        template = _on_one_day(template_of(tokenizer))
         return str(
             tokenizer.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+                list(messages), chat_template=template_of(tokenizer), tokenize=False, add_generation_prompt=True
             )
         )
     except Exception as error:  # what templates raise has no class of its own
@@ -67,13 +68,6 @@ def render(messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBas
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the template's source: what conversations are tokenised by, besides the tokenizer."""
-    return str(tokenizer.get_chat_template())
-
-
-def _on_one_day(template: str) -> str:
-    """Return a template that writes one and the same date on every day, in whatever form it does."""
-    if "strftime_now" not in template:
-        return template
-    filled_in = "".join(f" | replace('%{code}', '{TODAY.strftime(f'%{code}')}')" for code in DATE_CODES)
-    return f"{{% macro strftime_now(form) %}}{{{{ form{filled_in} }}}}{{% endmacro %}}{template}"
+    """Return the template's source, its date fixed: what conversations are tokenised by, besides the tokenizer."""
+    template = str(tokenizer.get_chat_template())
+    return STRFTIME_NOW + template if "strftime_now" in template else template

@@ -243,6 +243,7 @@ def test_a_template_that_begins_the_reasoning_needs_a_format_that_ends_it() -> N
 def test_a_template_that_writes_the_date_writes_the_same_on_every_day() -> None:
     tokenizer = build_chat_style("{{ strftime_now('%d %b %Y, %-d. %B') }}\n" + CHATML)
     templates = resolve_format(FORMAT, tokenizer)
+    assert templates["chat"] != tokenizer.chat_template  # or rows kept with another day's date would be taken for these
     for record in (RECORD, CONVERSATION):
         prompt = render_question(record.question, templates, tokenizer)
         assert prompt.startswith("26 Jul 2024, 26. July\n<|im_start|>system")
