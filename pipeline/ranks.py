@@ -40,7 +40,8 @@ def from_rank_zero(value: Any) -> Any:
 
 def barrier() -> None:
     """Wait for every rank."""
-    torch_dist.barrier()
+    if world_size() > 1:
+        torch_dist.barrier()
 
 
 def largest_of_all_ranks(value: int) -> int:

@@ -1,5 +1,6 @@
 """Joins the ranks of a run."""
 
+import atexit
 import logging
 import os
 import warnings
@@ -25,3 +26,10 @@ def init_distributed() -> None:
     # Collectives of objects put their tensors on the current device, which must be this rank's own.
     deepspeed.get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend=None, verbose=False)
+    if os.environ["WORLD_SIZE"] == "1":  # of several, none may be kept at its end by one that has gone
+        atexit.register(_leave)  # or NCCL remarks on it
+
+
+def _leave() -> None:
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
