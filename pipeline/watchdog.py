@@ -121,7 +121,7 @@ class Watchdog:
             before = self._beats()
             time.sleep(SECONDS_TO_FOLLOW)
             gone = [other for other, beat in self._beats().items() if beat in (before[other], LEFT)]
-        except Exception:
+        except Exception:  # the store has gone with rank 0
             gone = [0]
         return f"{', '.join(self._names[other] for other in gone)} has ended" if gone else None
 

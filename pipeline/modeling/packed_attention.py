@@ -44,7 +44,6 @@ def packed_sdpa(
     padded_index: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int = 0,
-    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute causal attention in each row by itself; without ``padded_index`` it is plain sdpa.
@@ -58,13 +57,13 @@ def packed_sdpa(
         padded_index: (tokens,), where each token stands in the flattened (rows, longest row).
         cu_seq_lens_q: (rows + 1,), where the rows begin and end.
         max_length_q: Tokens of the longest row.
-        sliding_window: How many tokens back a token sees.
-        **kwargs: Passed on to sdpa: scaling, dropout.
+        **kwargs: sliding_window (how many tokens back a token sees); and what is passed on to sdpa: scaling, dropout.
 
     Returns:
         (1, tokens, heads, head_dim), and no attention weights.
     """
-    _check_packed(module, cu_seq_lens_q, attention_mask)
+    _check_packed(module, cu_seq_lens_q, attention_mask, max_length_q, kwargs)
+    sliding_window = kwargs.pop("sliding_window", None)
     if padded_index is None or cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if _has_flash(query, value, kwargs):
@@ -99,7 +98,7 @@ def _packed_flash_2(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    _check_packed(module, kwargs.get("cu_seq_lens_q"), attention_mask)
+    _check_packed(module, kwargs.get("cu_seq_lens_q"), attention_mask, kwargs.get("max_length_q", 0), kwargs)
     return flash_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -117,18 +116,30 @@ def packed_rows() -> Iterator[None]:
         _rows_are_packed = False
 
 
-def _check_packed(module: torch.nn.Module, begins: torch.Tensor | None, mask: torch.Tensor | None) -> None:
-    """Refuse an architecture that loses on the way where rows begin, or needs a mask: a row would see others.
+def _check_packed(
+    module: torch.nn.Module,
+    begins: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    longest: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Refuse an architecture that loses on the way where rows begin or how far a token sees, or needs a mask.
 
     Raises:
         UserError: Naming the setting that does without.
     """
-    if _rows_are_packed and (begins is None or mask is not None):
-        fault = "is not told where packed rows begin" if begins is None else "has a mask of its own over packed rows"
-        raise UserError(
-            f"model.padding_free (true): {type(module).__name__} {fault}, so that a row would see the others; set it "
-            "to false."
-        )
+    if not _rows_are_packed:
+        return
+    window = getattr(getattr(module, "config", None), "sliding_window", None)
+    if begins is None:
+        fault = "is not told where packed rows begin, so that a row would see the others"
+    elif mask is not None:
+        fault = "has a mask of its own over packed rows, so that a row would see the others"
+    elif window and window < longest and "sliding_window" not in settings:
+        fault = f"keeps its sliding_window ({window}) in a mask, and would see all of a row of {longest} tokens"
+    else:
+        return
+    raise UserError(f"model.padding_free (true): {type(module).__name__} {fault}; set it to false.")
 
 
 def _has_flash(query: torch.Tensor, value: torch.Tensor, settings: Mapping[str, Any]) -> bool:

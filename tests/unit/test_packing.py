@@ -48,6 +48,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "starcoder2": WIDE,
     "mixtral": {**WIDE, "num_local_experts": 2},
 }
+EXPERTS = {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
 
 
 def rows(shift: int = 0) -> list[Row]:
@@ -122,10 +123,18 @@ def test_what_mixes_tokens_otherwise_keeps_its_padding(model_type: str, fields: 
 
 
 @pytest.mark.parametrize(
-    ("model_type", "fault"), [("nemotron", "not told where packed rows begin"), ("doge", "a mask of its own")]
+    ("model_type", "fields", "fault"),
+    [
+        ("nemotron", {}, "not told where packed rows begin"),
+        ("doge", {}, "a mask of its own"),
+        ("phimoe", {**EXPERTS, "sliding_window": 5}, r"sliding_window \(5\)"),
+        ("qwen2_moe", {**EXPERTS, "sliding_window": 5, "use_sliding_window": True}, r"sliding_window \(5\)"),
+    ],
 )
-def test_an_architecture_that_would_mix_rows_is_refused(model_type: str, fault: str) -> None:
-    model = build(model_type, WIDE)
+def test_an_architecture_that_would_see_what_it_must_not_is_refused(
+    model_type: str, fields: dict[str, Any], fault: str
+) -> None:
+    model = build(model_type, {**WIDE, **fields})
     batch = collate(rows(), LAYOUT)
     with pytest.raises(UserError, match=rf"model.padding_free \(true\).*{fault}.*set it to false"):
         token_loss_sum(model, batch, CPU, packed=True)
