@@ -1,6 +1,9 @@
-"""Settings of a run: what they are (``schema``), how they are read (``parsing``), which go together (``checks``)."""
+"""Settings of a run: what they are (``schema``), how they are read (``parsing``), which go together (``checks``).
 
-from pipeline.config.checks import Change, changes
+What a resumed run may change of them stands in ``changes``.
+"""
+
+from pipeline.config.changes import Change, changes
 from pipeline.config.parsing import config_to_yaml, load_config, parse_command_line
 from pipeline.config.schema import (
     AdaptiveConfig,
