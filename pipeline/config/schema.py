@@ -229,7 +229,7 @@ class EngineConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the model; under bf16 the optimizer keeps fp32 masters."""
     micro_batch_tokens: int = 16384
-    """Most padded tokens a rank puts through the model at once. The memory setting: it never changes the result."""
+    """Most padded tokens a rank puts through the model at once. The memory setting: batches stay as they are."""
     num_threads: int | None = None
     """CPU threads a rank computes with; null leaves the choice to the launcher (OMP_NUM_THREADS) or to PyTorch."""
     rank_timeout: int = 600
