@@ -123,7 +123,9 @@ def test_an_image_holds_no_version_but_the_pins(name: str) -> None:
     assert [tool for tool in pinned if re.search(rf"^{tool}==", required, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("path", [".git", "data", "runs", "models", "my", ".venv", "pipeline/__pycache__", "tacit.egg-info"])
+@pytest.mark.parametrize(
+    "path", [".git", "data", "runs", "models", "my", ".venv", "pipeline/__pycache__", "tacit.egg-info"]
+)
 def test_what_is_large_or_private_stays_out_of_the_image(path: str) -> None:
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
     assert any(fnmatch(path, pattern.removeprefix("**/")) or fnmatch(path, pattern) for pattern in patterns)
