@@ -43,6 +43,10 @@ class AnswerSpec:
     """Positions that training raised the model's limit to (``model.num_positions``); None left it alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the model was trained in."""
+    step: int | None = None
+    """Of the model that a run has chosen: the step it was saved at."""
+    validation_accuracy: float | None = None
+    """Of the same: what it was chosen by."""
 
     @property
     def shift(self) -> int:

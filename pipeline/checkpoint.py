@@ -141,4 +141,8 @@ def _point_at(checkpoint: Path) -> None:
 
 
 def _ends_stage(checkpoint: Path) -> bool:
-    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["ends_stage"]
+    """Return whether a checkpoint was written at the end of a stage; what cannot be read is kept as if it were."""
+    try:
+        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["ends_stage"]
+    except (OSError, ValueError, KeyError):
+        return True

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.answer_spec import AnswerSpec, load_spec
 from pipeline.config import DataConfig
-from pipeline.evaluation import Contestant, Evaluation, speeds_at_batch_one
+from pipeline.evaluation import Contestant, Evaluation, check_answers, speeds_at_batch_one
 from pipeline.examples import load_examples
 from pipeline.frontier import Point
 from pipeline.modeling import load_for_inference
@@ -77,8 +77,9 @@ def load_contestant(
     """
     spec = load_spec(folder).at(num_removed)
     model, tokenizer = load_for_inference(folder, trust_remote_code)
-    examples = load_examples(data.validation, data.validation_split, data, spec.format, tokenizer)
-    return Contestant(model, tokenizer, examples.head(num_examples), spec)
+    examples = load_examples(data.validation, data.validation_split, data, spec.format, tokenizer).head(num_examples)
+    check_answers(examples, tokenizer)
+    return Contestant(model, tokenizer, examples, spec)
 
 
 def compare_models(

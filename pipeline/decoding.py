@@ -138,4 +138,6 @@ def read_answer(
 ) -> tuple[list[int], str]:
     """Return the CoT in written tokens, and the answer as it is scored."""
     cot_ids, answer_ids = split_continuation(ids, layout)
-    return cot_ids, extract_answer(tokenizer.decode(answer_ids, skip_special_tokens=True))
+    # What tokenizers call cleaning up takes the blank out of "x , y".
+    text = tokenizer.decode(answer_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return cot_ids, extract_answer(text)

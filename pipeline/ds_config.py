@@ -62,6 +62,8 @@ def _faults(loaded: dict[str, Any]) -> Iterator[str]:
     for name, section in {"zero_optimization": zero, "bf16": bf16, **offloads}.items():
         if not isinstance(section, dict):
             yield f"{name} ({json.dumps(section)}) must be a JSON object; correct it."
+        elif name == "offload_optimizer" and section.get("device") == "nvme":
+            yield 'offload_optimizer.device ("nvme") keeps the moments where no reset reaches them; take "cpu".'
     if "fp16" in loaded or (isinstance(bf16, dict) and bf16.get("enabled", "auto") != "auto"):
         yield (
             'sets the precision; write "bf16": {"enabled": "auto"}, no fp16: the recipe\'s engine.precision says it.'

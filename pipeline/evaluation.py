@@ -1,5 +1,6 @@
 """Accuracy by greedy exact match, each row counted once over all ranks; speed at batch size 1."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -9,14 +10,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
-from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, read_answer
+from pipeline.decoding import EXTRA_TOKENS, Prompt, cut_at_end, greedy_decode, read_answer
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
 from pipeline.layout import assemble_prompt, assemble_row
 from pipeline.ranks import gather_lists, rank, world_size
 from pipeline.removal import CoTExample, remove_cot_tokens
-from pipeline.scoring import is_correct
+from pipeline.scoring import extract_answer, is_correct
 from pipeline.verification import verified_decode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,28 @@ def evaluate(
         for i, question, answer, ids in zip(mine, questions, answers, written, strict=True)
     ]
     return Evaluation(tuple(sorted(gather_lists(samples), key=lambda sample: sample.row)))
+
+
+def check_answers(examples: ExampleSet, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn of answers that the tokenizer does not give back as they were, in lower case perhaps: none can be right.
+
+    Raises:
+        UserError: If it gives back none at all.
+    """
+    rows, layout = range(len(examples)), examples.layout
+    wanted = map(extract_answer, examples.texts("answer", rows))
+    ids = (cut_at_end(row.answer_ids, layout.end_id, 1) for row in examples.take(rows))
+    written = (read_answer(answer_ids, layout, tokenizer)[1] for answer_ids in ids)
+    lost = [pair for pair in zip(wanted, written, strict=True) if pair[0] != pair[1]]
+    if not lost:
+        return
+    answer, text = lost[0]
+    fault = (
+        f"of {len(rows)} answers the tokenizer gives back {len(lost)} as something else, such as {answer!r} as {text!r}"
+    )
+    if len(lost) == len(rows):
+        raise UserError(f"data: {fault}; write them as it does, or take another tokenizer: no model could be right.")
+    logger.warning("%s: no model can be right there", fault)
 
 
 def _check_positions(model: PreTrainedModel, prompts: Sequence[Prompt]) -> None:

@@ -1,13 +1,14 @@
 """Evaluates a run as it goes, and keeps checkpoints, stage models, and the best model of the last stage."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.answer_spec import AnswerSpec
+from pipeline.answer_spec import FILE_NAME, AnswerSpec, load_spec
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import Config
 from pipeline.controller import StageController
@@ -17,6 +18,7 @@ from pipeline.evaluation import evaluate
 from pipeline.examples import ExampleSet, contents
 from pipeline.guard import Guard
 from pipeline.model_folder import save_model
+from pipeline.ranks import from_rank_zero
 from pipeline.recorder import Recorder
 from pipeline.requests import Request, Requests
 from pipeline.schedule import Stage
@@ -121,6 +123,9 @@ class Keeper:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
         self.best_accuracy, self.best_step = state["best_accuracy"], state["best_step"]
+        chosen = from_rank_zero(_chosen(self._run_dir / "model"))
+        if chosen and chosen[1] > self._controller.step:  # saved after the checkpoint, before the run was cut
+            self.best_accuracy, self.best_step = chosen
         self._evaluated_at = state["evaluated_at"]
         self._saved_at = self._begun_at = self._controller.step
 
@@ -201,7 +206,8 @@ class Keeper:
             raise Interrupted(f"stopped at step {self._controller.step} ({reason}), and saved")
 
     def _save_model(self, stage: Stage) -> None:
-        save_model(self._run_dir / "model", self._engine, self._tokenizer, self._spec(stage), self._question_length)
+        spec = replace(self._spec(stage), step=self._controller.step, validation_accuracy=self.best_accuracy)
+        save_model(self._run_dir / "model", self._engine, self._tokenizer, spec, self._question_length)
 
     def _spec(self, stage: Stage) -> AnswerSpec:
         removal = self._config.removal
@@ -218,3 +224,13 @@ class Keeper:
             num_positions=self._config.model.num_positions,
             dtype="bfloat16" if self._config.engine.precision == "bf16" else "float32",
         )
+
+
+def _chosen(folder: Path) -> tuple[float, int] | None:
+    """Return accuracy and step of the model that a run has chosen so far, or None."""
+    if not (folder / FILE_NAME).is_file():
+        return None
+    spec = load_spec(folder)
+    if spec.step is None or spec.validation_accuracy is None:
+        return None
+    return spec.validation_accuracy, spec.step

@@ -13,8 +13,9 @@ from pipeline.config import Config, ModelConfig
 from pipeline.ds_config import check_suits_quantization
 from pipeline.engine import Engine, build_engine
 from pipeline.errors import UserError, listed
+from pipeline.evaluation import check_answers
 from pipeline.examples import ExampleSet, assert_disjoint, load_examples
-from pipeline.modeling import build_model, build_model_config
+from pipeline.modeling import build_model, build_model_config, check_takes_positions
 from pipeline.modeling.fake_model import build_fake_model
 from pipeline.modeling.positions import lacks_positions, write_extended
 from pipeline.ranks import from_rank_zero, on_rank_zero
@@ -61,6 +62,7 @@ def load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Examp
     examples = load_examples(data.train, data.train_split, data, config.format, tokenizer).head(data.num_train)
     validation = load_examples(data.validation, data.validation_split, data, config.format, tokenizer)
     assert_disjoint(examples, validation, "validation")
+    check_answers(validation, tokenizer)
     if examples.layout != validation.layout:
         raise UserError("data.validation: the separators make other tokens than in data.train; use {eos} in format.*.")
     for name, rows in (("train", examples), ("validation", validation)):
@@ -119,11 +121,13 @@ def prepare_engine(
     num_positions = positions_needed(config, examples, validation)
     dtype = _dtype(config)
     model = _with_positions(config.model, tokenizer, Path(config.run.output_dir), num_positions)
-    hidden_size = build_model_config(model, tokenizer).hidden_size
+    model_config = build_model_config(model, tokenizer)
+    if config.removal.keep_positions:
+        check_takes_positions(model_config)
     end_id, seed = examples.layout.end_id, config.run.seed
     return build_engine(
         lambda: build_model(model, config.lora, tokenizer, num_positions, end_id, dtype, seed),
-        hidden_size,
+        model_config.hidden_size,
         config.engine,
         config.optim,
         config.run.seed,

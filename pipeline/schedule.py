@@ -10,6 +10,8 @@ from typing import Literal
 from pipeline.config import AdaptiveConfig, ScheduleConfig
 from pipeline.errors import UserError
 
+NO_STEP = "schedule.final_epochs (0) leaves the run without a step; raise it."
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -93,7 +95,7 @@ def fixed_schedule(config: ScheduleConfig, steps_per_epoch: int, longest_cot: in
     if config.max_steps is not None:
         num_steps = config.max_steps if len(stages) == 1 else min(num_steps, config.max_steps)
     if num_steps == 0:
-        raise UserError("schedule.final_epochs (0) leaves the run without a step; raise it.")
+        raise UserError(NO_STEP)
     return Schedule(tuple(stage for stage in stages if stage.first_step < num_steps), num_steps)
 
 
@@ -137,9 +139,15 @@ class AdaptiveState:
 
 
 def adaptive_start(config: ScheduleConfig, longest_cot: int) -> AdaptiveState:
-    """Return the state before the first step: ``start_removed`` units gone, no smoothing while none is."""
+    """Return the state before the first step: ``start_removed`` units gone, no smoothing while none is.
+
+    Raises:
+        UserError: If the run has no step.
+    """
     last = last_num_removed(longest_cot, config.remove_all_beyond)
     start = min(config.start_removed, last)
+    if start == last and config.final_epochs == 0:
+        raise UserError(NO_STEP)
     return AdaptiveState(
         Stage(0, start, removes_all=start == last, first_step=0, smooths=start > 0, resets_optimizer=False)
     )

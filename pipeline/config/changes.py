@@ -11,6 +11,7 @@ FREE_ON_RESUME = (
     "data.train",  # a file may be moved: its content is compared
     "data.validation",
     "data.cache_dir",
+    "model.padding_free",
     "schedule.max_steps",
     "schedule.final_epochs",
     "schedule.adaptive.loss_threshold",

@@ -105,9 +105,10 @@ def shared_out_anew(ds_engine: Any, folder: Path) -> Iterator[Path]:
             yield universal
     finally:
         ds_engine._config.load_universal_checkpoint = False
-    # Of several parts of a rank, each would count the steps of all, were the count one tensor.
-    for state in ds_engine.optimizer.optimizer.state.values():
-        state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).clone()
+    # Of several parts of a rank, each would count the steps of all, were the count one tensor. The fused AdamW wants it
+    # where the weight is, and DeepSpeed leaves it where it was read to.
+    for weight, state in ds_engine.optimizer.optimizer.state.items():
+        state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).to(weight.device, copy=True)
     barrier()
     if rank() == 0:
         shutil.rmtree(universal)

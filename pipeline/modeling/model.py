@@ -1,5 +1,6 @@
 """Builds the recipe's model and tokenizer, and loads saved ones."""
 
+import inspect
 import logging
 from pathlib import Path
 
@@ -217,6 +218,20 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"model.tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; take the model's own."
+        )
+
+
+def check_takes_positions(config: PretrainedConfig) -> None:
+    """Refuse to keep positions in an architecture that is not told any, such as BLOOM or Mamba.
+
+    Raises:
+        UserError: If it is not.
+    """
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # none for one that comes with its own code
+    if model_class and "position_ids" not in inspect.signature(model_class.forward).parameters:
+        raise UserError(
+            f"removal.keep_positions (true): {config.model_type} takes no positions, so there is nothing to keep; set "
+            "it to false."
         )
 
 

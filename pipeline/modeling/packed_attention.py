@@ -62,7 +62,7 @@ def packed_sdpa(
     Returns:
         (1, tokens, heads, head_dim), and no attention weights.
     """
-    _check_packed(module, cu_seq_lens_q, attention_mask, max_length_q, kwargs)
+    _check_packed(module, cu_seq_lens_q, attention_mask, kwargs)
     sliding_window = kwargs.pop("sliding_window", None)
     if padded_index is None or cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -98,7 +98,7 @@ def _packed_flash_2(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    _check_packed(module, kwargs.get("cu_seq_lens_q"), attention_mask, kwargs.get("max_length_q", 0), kwargs)
+    _check_packed(module, kwargs.get("cu_seq_lens_q"), attention_mask, kwargs)
     return flash_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -120,7 +120,6 @@ def _check_packed(
     module: torch.nn.Module,
     begins: torch.Tensor | None,
     mask: torch.Tensor | None,
-    longest: int,
     settings: Mapping[str, Any],
 ) -> None:
     """Refuse an architecture that loses on the way where rows begin or how far a token sees, or needs a mask.
@@ -130,13 +129,14 @@ def _check_packed(
     """
     if not _rows_are_packed:
         return
-    window = getattr(getattr(module, "config", None), "sliding_window", None)
+    config: Any = getattr(module, "config", None)
+    window = getattr(config, "sliding_window", None)
     if begins is None:
         fault = "is not told where packed rows begin, so that a row would see the others"
     elif mask is not None:
         fault = "has a mask of its own over packed rows, so that a row would see the others"
-    elif window and window < longest and "sliding_window" not in settings:
-        fault = f"keeps its sliding_window ({window}) in a mask, and would see all of a row of {longest} tokens"
+    elif window and window < config.max_position_embeddings and "sliding_window" not in settings:
+        fault = f"keeps its sliding_window ({window}) in a mask, and would see all of a longer row"
     else:
         return
     raise UserError(f"model.padding_free (true): {type(module).__name__} {fault}; set it to false.")

@@ -43,6 +43,8 @@ def kept_evaluation(run: Run) -> Row | None:
     """
     if run.model is None:
         return None
+    if (step := run.model.get("step")) is not None:
+        return next((row for row in run.evaluations if row["step"] == step), None)
     there = [row for row in run.evaluations if row["num_removed"] == run.model.get("num_removed")]
     if run.model.get("removes_all") or run.setting("schedule.kind") == "explicit_cot":
         return max(there, key=lambda row: (row["accuracy"], row["step"]), default=None)

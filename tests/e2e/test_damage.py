@@ -44,6 +44,16 @@ def damage(path: Path, how: str) -> bytes:
     return content
 
 
+@pytest.mark.parametrize("how", ["cut", "missing"])
+def test_a_damaged_checkpoint_of_an_earlier_stage_is_no_reason_to_end(tmp_path: Path, how: str) -> None:
+    settings = {"run__keep_checkpoints": 1, "run__keep_stage_checkpoints": True, "evaluation__every_stages": 1}
+    train(tiny_config(tmp_path, **settings, schedule__max_steps=8))
+    oldest, *_ = sorted((tmp_path / "run" / "checkpoints").glob("step_*"))
+    damage(oldest / STATE, how)
+    train(tiny_config(tmp_path, **settings), resume=True)
+    assert oldest.is_dir()
+
+
 def test_every_damage_to_every_file_is_seen(tmp_path: Path) -> None:
     train(tiny_config(tmp_path, schedule__max_steps=1))
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step_*")

@@ -41,6 +41,13 @@ SHORT = {**RECIPE["model"]["from_scratch"], "n_positions": 19}
             r"run.keep_stages \(\[3\]\): no stage .* \(they have 1, 2, 4, 8\)",
         ),
         ({"run__keep_stages": [5]}, r"run.keep_stages \(\[5\]\): no stage .* \(they have 0, 1, 2, 3, 4\)"),
+        (
+            {
+                "removal__keep_positions": True,
+                "model__from_scratch": {"model_type": "bloom", "hidden_size": 16, "n_head": 2},
+            },
+            r"removal.keep_positions \(true\): bloom takes no positions",
+        ),
         ({"format__first_separator": " ? "}, "not in the tokenizer's vocabulary"),
     ],
 )

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.comparison import compare_models
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
+from pipeline.evaluation import Evaluation, Sample
 from pipeline.keeper import Keeper
 from pipeline.model_folder import write_consolidated
 from pipeline.records import write_records
+from pipeline.report.analysis import kept_evaluation
+from pipeline.report.run import read_run
 from pipeline.tasks import Multiplication
 from pipeline.train import train
 from tests.tiny import RECIPE, tiny_config, write_recipe
@@ -180,6 +184,32 @@ def test_a_cut_at_the_end_of_a_stage_loses_neither_its_model_nor_its_evaluation(
     assert evaluated == [2, 4, 6, 8, 14]
     steps = [row["step"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]
     assert steps == list(range(1, 15))
+
+
+def test_the_model_chosen_between_the_last_checkpoint_and_a_cut_is_known_to_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(
+        tmp_path, schedule={"kind": "no_cot", "max_steps": 8}, evaluation__every_steps=1, run__checkpoint_every=3
+    )
+    # Checkpoint after step 3, best model at step 5, cut at step 6; the second time all evaluations turn out worse.
+    numbers_right = iter([1, 1, 2, 1, 9, None, 0, 0, 0, 0, 0])
+
+    def evaluate(*_: Any, **__: Any) -> Evaluation:
+        num_right = next(numbers_right)
+        if num_right is None:
+            raise KeyboardInterrupt
+        return Evaluation(tuple(Sample(row, "", "", "", row < num_right, 0, 1, "") for row in range(10)))
+
+    monkeypatch.setattr("pipeline.keeper.evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    result = train(config, resume=True)
+    assert (result.best_accuracy, result.best_step) == (0.9, 5)
+    assert kept_evaluation(read_run(tmp_path / "run"))["step"] == 5
+    again = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_run_starts_from_an_explicit_checkpoint_at_a_given_number_removed(tmp_path: Path) -> None:

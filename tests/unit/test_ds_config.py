@@ -23,6 +23,10 @@ def _load(folder: Path, content: object) -> dict[str, object]:
         ({"zero_optimization": 3}, "zero_optimization (3) must be a JSON object"),
         ({"zero_optimization": None}, "zero_optimization (null) must be a JSON object"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}, 'offload_optimizer ("cpu") must be'),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+            'offload_optimizer.device ("nvme") keeps the moments',
+        ),
         ({"zero_optimisation": {"stage": 3}}, "did you mean zero_optimization?"),
         ({"lr": 0.1}, "lr is not a section that it may hold"),
         ({"train_batch_size": 8}, "sets train_batch_size; take it out, the recipe's optim.global_batch_size says it"),

@@ -142,6 +142,11 @@ def test_an_architecture_that_would_see_what_it_must_not_is_refused(
     assert token_loss_sum(model, batch, CPU)[0].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_window_that_no_row_is_longer_than_is_no_fault() -> None:
+    model = build("phimoe", {**WIDE, **EXPERTS, "sliding_window": WIDE["max_position_embeddings"]})
+    assert token_loss_sum(model, collate(rows(), LAYOUT), CPU, packed=True)[0].isfinite()
+
+
 def test_flash_attention_is_not_asked_without_the_rows_borders() -> None:
     tensors = torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 8, 4)
     with packed_rows(), pytest.raises(UserError, match="not told where packed rows begin"):

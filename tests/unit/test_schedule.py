@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import AdaptiveConfig, ScheduleConfig
+from pipeline.errors import UserError
 from pipeline.schedule import (
     AdaptiveState,
     Schedule,
@@ -197,6 +198,12 @@ def test_adaptive_start(settings: dict[str, object], num_removed: int, smooths: 
         Stage(0, num_removed, removes_all, first_step=0, smooths=smooths, resets_optimizer=False)
     )
     assert (state.pace, state.previous_loss) == (1.0, None)
+
+
+def test_an_adaptive_run_has_a_step_at_least() -> None:
+    with pytest.raises(UserError, match=r"schedule.final_epochs \(0\) leaves the run without a step"):
+        adaptive_start(ScheduleConfig(kind="adaptive", start_removed=10, final_epochs=0), longest_cot=10)
+    assert adaptive_start(ScheduleConfig(kind="adaptive", start_removed=9, final_epochs=0), longest_cot=10)
 
 
 def test_running_loss_is_the_mean_of_the_window() -> None:

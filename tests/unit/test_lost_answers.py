@@ -1,0 +1,62 @@
+"""Answers that a tokenizer does not give back are told before anything is measured by them."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.config import DataConfig, FormatConfig
+from pipeline.decoding import read_answer
+from pipeline.errors import UserError
+from pipeline.evaluation import check_answers
+from pipeline.examples import ExampleSet, load_examples
+
+WORDS = ["<pad>", "<eos>", "<unk>", "=", "####", "yes", "no", "a", "b", ",", "."]
+FORMAT = FormatConfig(
+    question="{question}",
+    first_separator=" = ",
+    cot="{cot}",
+    second_separator=" #### ",
+    answer="{answer}",
+    end=" {eos}",
+)
+
+
+def in_lower_case(**settings: bool) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.normalizer = normalizers.Lowercase()
+    special = {"eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, **settings)
+
+
+def examples(folder: Path, *answers: str) -> ExampleSet:
+    rows = [{"question": f"a b {'a ' * i}", "cot": "a", "answer": answer} for i, answer in enumerate(answers)]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_examples(str(path), "", DataConfig(cache_dir=str(folder / "cache")), FORMAT, in_lower_case())
+
+
+def test_some_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_answers(examples(tmp_path, "Yes", "no", "a  b", "yes"), in_lower_case())
+    assert "of 4 answers the tokenizer gives back 2 as something else, such as 'Yes' as 'yes'" in caplog.text
+
+
+def test_with_all_of_them_nothing_can_be_measured(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="data: of 2 answers .* gives back 2 .*take another tokenizer"):
+        check_answers(examples(tmp_path, "Yes", "No"), in_lower_case())
+
+
+def test_none_is_nothing_to_tell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check_answers(examples(tmp_path, "yes", "no", " a b "), in_lower_case())
+    assert caplog.text == ""
+
+
+def test_blanks_before_punctuation_stay(tmp_path: Path) -> None:
+    tidy = in_lower_case(clean_up_tokenization_spaces=True)
+    layout = examples(tmp_path, "yes").layout
+    assert read_answer([WORDS.index(word) for word in ("a", ".")], layout, tidy)[1] == "a ."
