@@ -41,7 +41,7 @@ def training_questions(run_dir: Path, tokenizer: PreTrainedTokenizerBase) -> pa.
     config = load_config(run_dir / "recipe.yaml")
     data = config.data
     examples = load_examples(data.train, data.train_split, data, config.format, tokenizer)
-    return examples.head(data.num_train).rows[:]["question"]
+    return examples.head(data.num_train).questions()
 
 
 def check_unseen(run_dir: Path, folder: Path, data: DataConfig, trust_remote_code: bool = False) -> None:
@@ -74,7 +74,7 @@ def unseen_rows(examples: ExampleSet, trained_on: pa.ChunkedArray | None) -> np.
     """Return the numbers of the rows whose question is not among those trained on; of all where these are unknown."""
     if trained_on is None:
         return np.arange(len(examples))
-    return np.flatnonzero(~pc.is_in(examples.rows[:]["question"], value_set=pc.unique(trained_on)).to_numpy())
+    return np.flatnonzero(~pc.is_in(examples.questions(), value_set=pc.unique(trained_on)).to_numpy())
 
 
 def probes_of(

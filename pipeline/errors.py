@@ -20,7 +20,7 @@ class Interrupted(Exception):
     """A run was asked to stop, and has saved; exit code 75."""
 
 
-def listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[float]) -> str:
     """Return the numbers that a message offers; of many, the first and the last."""
     some = numbers if len(numbers) <= MOST_LISTED else [*numbers[:3], "...", numbers[-1]]
     return ", ".join(map(str, some))

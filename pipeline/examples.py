@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config import DataConfig, FormatConfig
 from pipeline.errors import UserError
 from pipeline.layout import SequenceLayout
+from pipeline.manifest import incomplete, put_in_place, write_manifest
 from pipeline.records import BadRow, read_records
 from pipeline.records.columns import read_columns
+from pipeline.records.streams import open_for_reading
 from pipeline.removal import CoTExample, Unit
 from pipeline.row_text import resolve_format
 from pipeline.token_table import SCHEMA, RowTokenizer, TokenLists
@@ -79,6 +79,10 @@ class ExampleSet:
         """Return the ``question`` or ``answer`` texts at the given row numbers."""
         texts = self.rows[:][column]
         return [texts[int(index)].as_py() for index in indices]
+
+    def questions(self) -> pa.ChunkedArray:
+        """Return the questions as they are compared: more blanks make no other question."""
+        return pc.utf8_trim_whitespace(pc.replace_substring_regex(self.rows[:]["question"], r"\s+", " "))
 
     def head(self, num_rows: int | None) -> "ExampleSet":
         """Return the first ``num_rows`` rows (all for None) as a set of their own."""
@@ -145,10 +149,20 @@ def load_examples(
         raise UserError(
             f"data.cache_dir ({config.cache_dir}): cannot be made ({error.strerror}); choose another."
         ) from error
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            _build(folder, source, split, config, templates, tokenizer)
-    return _open(folder, source, content, row_format, tokenizer)
+    try:
+        with FileLock(f"{folder}.lock"):
+            if _cached(folder) is None:
+                _build(folder, source, split, config, templates, tokenizer, content)
+    except PermissionError as error:
+        raise UserError(
+            f"data.cache_dir ({config.cache_dir}): may not be written to ({error.filename}); choose another."
+        ) from error
+    cached = _cached(folder)
+    assert cached is not None
+    meta, rows = cached
+    bad_rows = [f"{source}:{line}: {reason}" for line, reason in meta["bad_rows"]]
+    layout = make_layout(meta["separators"], row_format, tokenizer)
+    return ExampleSet(rows, layout, meta["num_too_long"], bad_rows, content)
 
 
 def make_layout(
@@ -176,9 +190,8 @@ def assert_disjoint(train: ExampleSet, other: ExampleSet, name: str) -> None:
     Raises:
         UserError: Naming the number of shared questions and one of them.
     """
-    shared = pc.unique(other.rows[:]["question"]).filter(
-        pc.is_in(pc.unique(other.rows[:]["question"]), value_set=pc.unique(train.rows[:]["question"]))
-    )
+    asked = pc.unique(other.questions())
+    shared = asked.filter(pc.is_in(asked, value_set=pc.unique(train.questions())))
     if len(shared):
         raise UserError(
             f"data.{name}: {len(shared)} of its questions are training questions too, such as {shared[0].as_py()!r}; "
@@ -190,20 +203,22 @@ def _content_of(source: str, split: str, config: DataConfig) -> str:
     """Return a hash of a source's content."""
     path = Path(source)
     if path.is_file():
-        with path.open("rb") as file:
+        with open_for_reading(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     # A Hub name: its rows are its content; this also tells the user of a source that is not there.
     digest = hashlib.sha256()
+    bad_rows: list[BadRow] = []
     records = read_records(
         source,
         source_format=config.source_format,
         split=split,
         columns=asdict(config.columns),
         on_bad_row="skip",
-        bad_rows=[],
+        bad_rows=bad_rows,
     )
     for record in records:
         digest.update(repr(record).encode())
+    digest.update(repr([(row.line, row.reason) for row in bad_rows]).encode())
     return digest.hexdigest()
 
 
@@ -213,7 +228,8 @@ def _cache_key(
     tokenizer_state = tokenizer.backend_tokenizer.to_str()
     source_format = Path(source).suffix if config.source_format == "auto" else config.source_format
     settings = [CACHE_VERSION, source_format, asdict(config.columns), config.on_bad_row, config.max_tokens, templates]
-    key = json.dumps([content, *settings, tokenizer.special_tokens_map, tokenizer_state], default=str)
+    special = [tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", False)]
+    key = json.dumps([content, *settings, *special, tokenizer_state], default=str)
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -224,10 +240,18 @@ def _build(
     config: DataConfig,
     templates: dict[str, str],
     tokenizer: PreTrainedTokenizerBase,
+    content: str,
 ) -> None:
+    """Write the folder; a source that is changed meanwhile has other content than the folder is named after.
+
+    Raises:
+        UserError: If it was, or all rows are too long, or one is broken.
+    """
     bad_rows: list[BadRow] = []
     num_too_long = num_rows = 0
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = incomplete(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
         batches = read_columns(
             source,
@@ -252,24 +276,28 @@ def _build(
             raise UserError(
                 f"{source}: all {num_too_long} rows are longer than data.max_tokens ({config.max_tokens}); raise it."
             )
+        if Path(source).is_file() and _content_of(source, split, config) != content:
+            raise UserError(f"{source}: was changed while it was read; start again when it is whole.")
         meta = {
+            "num_rows": num_rows,
             "separators": row_tokenizer.separators,
             "num_too_long": num_too_long,
             "bad_rows": [(row.line, row.reason) for row in bad_rows],
         }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        os.replace(temporary, folder)
+        write_manifest(temporary)
+        put_in_place(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _open(
-    folder: Path, source: str, content: str, row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
-) -> ExampleSet:
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    bad_rows = [f"{source}:{line}: {reason}" for line, reason in meta["bad_rows"]]
-    layout = make_layout(meta["separators"], row_format, tokenizer)
-    with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
-        rows = reader.read_all()  # where it lies: the mapping lasts as long as the table
-    return ExampleSet(rows, layout, meta["num_too_long"], bad_rows, content)
+def _cached(folder: Path) -> tuple[dict[str, Any], pa.Table] | None:
+    """Return what is known of the rows, and the rows; None if they are not there, or not whole."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
+            rows = reader.read_all()  # where it lies: the mapping lasts as long as the table
+        return (meta, rows) if len(rows) == meta["num_rows"] else None
+    except (OSError, ValueError, KeyError):
+        return None

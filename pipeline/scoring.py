@@ -119,7 +119,7 @@ def score_file(path: Path | str, step: int | None = None) -> ScoreReport:
         UserError: If the file is missing or holds no rows, or a row is broken, or an answer is empty (an empty
             prediction would pass for correct), or the rows are of several evaluations, none of which is ``step``.
     """
-    correct_of: dict[int | None, list[bool]] = {}
+    correct_of: dict[float | None, list[bool]] = {}
     with open_for_reading(Path(path)) as handle:
         for line, raw in numbered_lines(handle):
             try:
@@ -127,22 +127,30 @@ def score_file(path: Path | str, step: int | None = None) -> ScoreReport:
                 prediction, answer = _string(row, "prediction"), _string(row, "answer")
                 if not extract_answer(answer):
                     raise RowError("empty `answer`; fill it in or delete the row")
+                found = _step(row)
             except RowError as error:
                 raise UserError(f"{path}:{line}: {error}.") from error
-            found = row.get("step")
-            correct_of.setdefault(found if isinstance(found, int) else None, []).append(is_correct(prediction, answer))
+            correct_of.setdefault(found, []).append(is_correct(prediction, answer))
     if not correct_of:
         raise UserError(f"{path}: holds no rows; name a JSONL file of rows with `prediction` and `answer`.")
     steps = sorted(found for found in correct_of if found is not None)
-    if step is None and len(steps) > 1:
+    if step is None and len(correct_of) > 1:
+        others = ", and rows without a `step`" if None in correct_of else ""
         raise UserError(
-            f"{path}: holds rows of several evaluations (steps {listed(steps)}); add --step N to score one."
+            f"{path}: holds rows of several evaluations (steps {listed(steps)}{others}); add --step N to score one."
         )
     if step is not None and step not in steps:
         remedy = f"its steps are {listed(steps)}; name one of them" if steps else "none has a `step`; leave it out"
         raise UserError(f"--step ({step}): {path} has no rows of it: {remedy}.")
     correct = [right for found, rows in correct_of.items() if step in (None, found) for right in rows]
     return ScoreReport(sum(correct), len(correct))
+
+
+def _step(row: dict[str, Any]) -> float | None:
+    step = row.get("step")
+    if step is None or (isinstance(step, int | float) and not isinstance(step, bool)):
+        return step
+    raise RowError(f"`step` is {type_name(step)}; it is a number, or left out")
 
 
 def _object(row: object) -> dict[str, Any]:

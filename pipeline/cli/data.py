@@ -30,6 +30,7 @@ from pipeline.records import (
     LINE_WRITERS,
     BadRow,
     CoTRecord,
+    as_compared,
     check_output_path,
     draw_held_out,
     read_records,
@@ -111,7 +112,8 @@ def split(source: Source, source_format: Format, held_out: HeldOut) -> None:
     def lines(name: str, path: Path) -> Iterator[str]:
         # One pass a split keeps the memory constant; the first pass has listed the broken rows already.
         rows = _read(source, source_format, [])
-        return map(LINE_WRITERS[path.suffix], (row for row in rows if split_of.get(row.question, "train") == name))
+        own = (row for row in rows if split_of.get(as_compared(row.question), "train") == name)
+        return map(LINE_WRITERS[path.suffix], own)
 
     _print_summary(write_together({path: lines(name, path) for name, path in paths.items()}), bad_rows)
 
@@ -165,7 +167,7 @@ def _generate(tasks: Sequence[Task], splits: Splits, easier: Sequence[Task] = ()
     counts = {"train": splits.num_train, "validation": splits.num_validation, "test": splits.num_test}
     names = [name for name, count in counts.items() if count]
     paths = plan_splits(splits.output_dir, names, splits.file_format, splits.overwrite, disjoint=splits.exclude)
-    excluded = frozenset(record.question for file in splits.exclude for record in read_records(file))
+    excluded = frozenset(as_compared(record.question) for file in splits.exclude for record in read_records(file))
     drawn = generate_splits(
         tasks,
         **{f"num_{name}": n for name, n in counts.items()},

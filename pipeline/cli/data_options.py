@@ -93,7 +93,7 @@ class MultiplicationSize:
     from where they can be removed first (--removal.right_first); or nowhere."""
     zero_share: float = 0.0
     """Share of the training rows drawn among numbers with zeros, every count of them as often as any other. These are
-    easier, and what is learned there helps with the rest."""
+    easier, and what is learned there helps with the rest. They are the last rows of the file."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Rows of data (question, chain of thought, answer): what they are, how they are read and written."""
 
-from pipeline.records.partition import draw_held_out
+from pipeline.records.partition import as_compared, draw_held_out
 from pipeline.records.readers import BadRow, OnBadRow, SourceFormat, read_records
 from pipeline.records.record import CoTRecord, split_steps
 from pipeline.records.writers import (
@@ -19,6 +19,7 @@ __all__ = [
     "CoTRecord",
     "OnBadRow",
     "SourceFormat",
+    "as_compared",
     "check_output_path",
     "draw_held_out",
     "read_records",

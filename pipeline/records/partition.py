@@ -6,6 +6,11 @@ from collections.abc import Iterable, Mapping
 from pipeline.errors import UserError
 
 
+def as_compared(question: str) -> str:
+    """Return what a question is known by: more blanks, or others, make no other question."""
+    return " ".join(question.split())
+
+
 def draw_held_out(questions: Iterable[str], num_held_out: Mapping[str, int], seed: int) -> dict[str, str]:
     """Draw the questions of the held-out splits; rows with the same question belong to the same split.
 
@@ -15,12 +20,12 @@ def draw_held_out(questions: Iterable[str], num_held_out: Mapping[str, int], see
         seed: Same seed and questions, same draw.
 
     Returns:
-        Question to split name, for the held-out questions only.
+        Question, as compared, to split name, for the held-out questions only.
 
     Raises:
         UserError: If no question would be left over.
     """
-    different = list(dict.fromkeys(questions))  # a set's order changes from process to process
+    different = list(dict.fromkeys(map(as_compared, questions)))  # a set's order changes from process to process
     num_wanted = sum(num_held_out.values())
     if num_wanted >= len(different):
         parts = ", ".join(f"{name}: {count:,}" for name, count in num_held_out.items())

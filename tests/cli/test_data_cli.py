@@ -35,7 +35,7 @@ def test_help_lists_every_command_and_option() -> None:
 
 def test_multiplication_is_split_without_overlap_and_without_excluded_rows(tmp_path: Path) -> None:
     exclude = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    exclude[0].write_text("1 * 1||1 0 #### 1 0\n")
+    exclude[0].write_text("1  * 1||1 0 #### 1 0\n")  # another blank makes no other question
     exclude[1].write_text("9 * 9||1 8 #### 1 8\n")
     command = ["data", "multiplication", "--digits", "1x1", "--num_train", 60, "--num_validation", 9, "--num_test", 10]
     finished = tacit(*command, "--output_dir", tmp_path / "out", "--exclude", *exclude)
@@ -172,6 +172,16 @@ def test_convert_and_split(tmp_path: Path) -> None:
     assert sorted(int(record.answer) for records in splits.values() for record in records) == list(range(60))
     assert all(record.steps == ("a", f"b{record.answer}") for record in splits["test"])
     assert not {r.question for r in splits["train"]} & {r.question for r in splits["validation"] + splits["test"]}
+
+
+def test_rows_whose_questions_differ_by_blanks_stay_together(tmp_path: Path) -> None:
+    rows = [f"{i}{blank}+ 1||0 #### {i}\n" for i in range(9) for blank in (" ", "  ")]
+    (tmp_path / "rows.txt").write_text("".join(rows))
+    tacit("data", "split", "--input", tmp_path / "rows.txt", "--num_validation", 4, "--output_dir", tmp_path / "out")
+    names = ("train", "validation")
+    train, validation = ((tmp_path / "out" / f"{name}.txt").read_text().splitlines() for name in names)
+    assert (len(train), len(validation)) == (10, 8)
+    assert not {row[0] for row in train} & {row[0] for row in validation}
 
 
 def test_a_table_with_columns_of_other_names_is_converted_and_split(tmp_path: Path) -> None:

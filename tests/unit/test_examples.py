@@ -322,6 +322,47 @@ def test_what_changes_the_tokens_misses_the_cache(source: Source, tokenizations:
     assert tokenizations == [3, 3]
 
 
+@pytest.mark.parametrize("name", ["rows.arrow", "meta.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_a_cache_that_a_power_cut_has_shortened_is_built_anew(
+    source: Source, tokenizations: list[int], name: str, share: float
+) -> None:
+    expected = source.load().take(range(3))
+    (path,) = source.cache_dir.glob(f"*/{name}")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert source.load().take(range(3)) == expected
+    assert tokenizations == [3, 3]
+
+
+def test_a_cache_that_lacks_rows_is_built_anew(source: Source, tokenizations: list[int]) -> None:
+    rows = source.load()
+    (path,) = source.cache_dir.glob("*/rows.arrow")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, examples.SCHEMA) as writer:
+        writer.write_table(rows.rows[:2])
+    assert len(source.load()) == 3
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changing(RowTokenizer):
+        def table(self, rows: RecordColumns) -> pa.Table:
+            source.write(("1 + 1", "0 3", "2"), ("1 + 2", "0 1 2", "3"), ("4", "", "4"))
+            return super().table(rows)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="rows.jsonl: was changed while it was read"):
+        patched.setattr(examples, "RowTokenizer", Changing)
+        source.load()
+    assert source.load().take([0])[0].cot_ids[1] == WORDS.convert_tokens_to_ids("3")
+
+
+def test_a_cache_that_may_not_be_written_to_is_named(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(examples, "put_in_place", refuse)
+    with pytest.raises(UserError, match=r"data.cache_dir \(.*\): may not be written to"):
+        source.load()
+
+
 def test_a_failed_build_leaves_nothing_in_the_cache(source: Source) -> None:
     source.write(("1 + 1", "0 2", "2"), ("1 plus 1", "0 2", "2"))
     for _ in range(2):  # not half of it the second time
@@ -378,6 +419,9 @@ def test_shared_questions_are_refused(source: Source, tmp_path: Path) -> None:
     other = Source(tmp_path / "validation")
     other.write(("1 + 4", "0", "5"), ("1 + 2", "0", "3"), ("1 + 2", "1", "3"), ("4", "0", "4"))
     with pytest.raises(UserError, match=r"data\.validation: 2 of its questions are training questions.*'(1 \+ 2|4)'"):
+        assert_disjoint(train, other.load(), "validation")
+    other.write(("1 +  2", "0", "5"))
+    with pytest.raises(UserError, match=r"'1 \+ 2'"):  # another blank makes no other question
         assert_disjoint(train, other.load(), "validation")
     other.write(("1 + 4", "0", "5"), ("4 1", "0", "3"))
     assert_disjoint(train, other.load(), "validation")

@@ -129,6 +129,13 @@ def test_evaluations_are_scored_one_at_a_time(tmp_path: Path) -> None:
     none = write_rows(tmp_path / "none.jsonl", {"prediction": "1", "answer": "1"})
     with pytest.raises(UserError, match=r"--step \(2\).*none has a `step`; leave it out"):
         score_file(none, step=2)
+    mixed = write_rows(tmp_path / "mixed.jsonl", rows[0], {**rows[1], "step": 10.0}, {"prediction": "1", "answer": "1"})
+    with pytest.raises(UserError, match=r"several evaluations \(steps 2, 10.0, and rows without a `step`\)"):
+        score_file(mixed)
+    assert score_file(mixed, step=10) == ScoreReport(num_correct=1, num_examples=1)
+    for wrong in ("2", True, [2]):
+        with pytest.raises(UserError, match=r"wrong.jsonl:1: `step` is .*; it is a number"):
+            score_file(write_rows(tmp_path / "wrong.jsonl", {**rows[0], "step": wrong}))
     many = write_rows(tmp_path / "many.jsonl", *({**rows[0], "step": step} for step in range(10, 400, 10)))
     with pytest.raises(UserError, match=r"\(steps 10, 20, 30, \.\.\., 390\)"):
         score_file(many)
