@@ -105,11 +105,12 @@ class Keeper:
 
     def finish(self, stage: Stage) -> None:
         """Evaluate and save where the run ended; if that is before its last stage, its only model is this one."""
+        evaluated_at = self._evaluated_at
         self._evaluate(stage)
         has_trained = self._controller.step > self._begun_at  # else `stage` may be one that had no step
         if self.best_accuracy is None and (has_trained or not (self._run_dir / "model").is_dir()):
             self._save_model(stage)
-        if self._saved_at != self._controller.step:
+        if self._saved_at != self._controller.step or self._evaluated_at != evaluated_at:
             self._checkpoint(stage)
 
     def state(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def provenance_of(folder: Path, spec: AnswerSpec) -> Provenance:
     Raises:
         UserError: If a file of the run is not what a command of ours wrote.
     """
-    run_dir = run_of(folder)
+    run_dir, folder = run_of(folder), folder.resolve()  # a link, or a dot, tells no stage or step
     if run_dir is None or not (run_dir / "metrics.jsonl").is_file():
         return Provenance()
     run = read_run(run_dir)

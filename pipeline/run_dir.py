@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from pipeline.ranks import barrier, from_rank_zero, rank
 logger = logging.getLogger(__name__)
 
 EXTENDED = "base"  # begins the name of a folder with a copy of the model that has more positions
+EXTENDED_NAME = re.compile(rf"{EXTENDED}_[0-9]+_[0-9a-f]+")  # positions, and what it was made of
 LOCK = ".lock"
 WRITTEN_FOLDERS = ("checkpoints", "model", "stages", "tensorboard")
 WRITTEN_FILES = ("metrics.jsonl", "samples.jsonl")
@@ -174,7 +176,8 @@ def clear_run_dir(run_dir: Path, base: Path) -> None:
     """
     if rank() == 0:
         for extended in run_dir.glob(f"{EXTENDED}_*"):
-            if extended != base:
+            is_ours = EXTENDED_NAME.fullmatch(extended.name) and extended.is_dir()
+            if is_ours and extended.resolve() != base.resolve():
                 shutil.rmtree(extended)
         for name in WRITTEN_FOLDERS:
             shutil.rmtree(run_dir / name, ignore_errors=True)

@@ -112,14 +112,16 @@ def score_file(path: Path | str, step: int | None = None) -> ScoreReport:
     """Score JSONL rows with ``prediction`` and ``answer``, both strings.
 
     Args:
-        path: The file. Rows of a run carry the ``step`` of their evaluation as well; other keys are ignored.
+        path: The file. Rows of a run carry the ``step`` of their evaluation as well; rows of
+            ``tacit evaluate --samples`` their ``model``; further keys are ignored.
         step: Evaluation to score; None takes all rows, which must then be of one.
 
     Raises:
         UserError: If the file is missing or holds no rows, or a row is broken, or an answer is empty (an empty
-            prediction would pass for correct), or the rows are of several evaluations, none of which is ``step``.
+            prediction would pass for correct), or the rows are of several models, or of several evaluations, none of
+            which is ``step``.
     """
-    correct_of: dict[float | None, list[bool]] = {}
+    correct_of: dict[tuple[str | None, float | None], list[bool]] = {}  # by model and step
     with open_for_reading(Path(path)) as handle:
         for line, raw in numbered_lines(handle):
             try:
@@ -127,23 +129,34 @@ def score_file(path: Path | str, step: int | None = None) -> ScoreReport:
                 prediction, answer = _string(row, "prediction"), _string(row, "answer")
                 if not extract_answer(answer):
                     raise RowError("empty `answer`; fill it in or delete the row")
-                found = _step(row)
+                found = _model(row), _step(row)
             except RowError as error:
                 raise UserError(f"{path}:{line}: {error}.") from error
             correct_of.setdefault(found, []).append(is_correct(prediction, answer))
     if not correct_of:
         raise UserError(f"{path}: holds no rows; name a JSONL file of rows with `prediction` and `answer`.")
-    steps = sorted(found for found in correct_of if found is not None)
-    if step is None and len(correct_of) > 1:
-        others = ", and rows without a `step`" if None in correct_of else ""
+    models = {model for model, _ in correct_of}
+    if len(models) > 1:
+        raise UserError(
+            f"{path}: holds answers of {len(models)} models; score each model's rows in a file of their own."
+        )
+    found_steps = {found for _, found in correct_of}
+    steps = sorted(found for found in found_steps if found is not None)
+    if step is None and len(found_steps) > 1:
+        others = ", and rows without a `step`" if None in found_steps else ""
         raise UserError(
             f"{path}: holds rows of several evaluations (steps {listed(steps)}{others}); add --step N to score one."
         )
     if step is not None and step not in steps:
         remedy = f"its steps are {listed(steps)}; name one of them" if steps else "none has a `step`; leave it out"
         raise UserError(f"--step ({step}): {path} has no rows of it: {remedy}.")
-    correct = [right for found, rows in correct_of.items() if step in (None, found) for right in rows]
+    correct = [right for (_, found), rows in correct_of.items() if step in (None, found) for right in rows]
     return ScoreReport(sum(correct), len(correct))
+
+
+def _model(row: dict[str, Any]) -> str | None:
+    model = row.get("model")
+    return model if isinstance(model, str) else None
 
 
 def _step(row: dict[str, Any]) -> float | None:

@@ -58,5 +58,5 @@ def model_folder(path: Path) -> Path:
 
 def run_of(folder: Path) -> Path | None:
     """Return the run directory that a model's folder lies in (``RUN/model`` or ``RUN/stages/removed_0000``), if any."""
-    above = folder.absolute().parents
-    return next((path for path in above[:2] if (path / "recipe.yaml").is_file()), None)
+    above = (*folder.absolute().parents[:2], *folder.resolve().parents[:2])  # a link may lie in a run, or lead into one
+    return next((path for path in above if (path / "recipe.yaml").is_file()), None)

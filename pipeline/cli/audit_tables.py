@@ -23,7 +23,7 @@ PROPERTIES = {
 
 def print_audit(report: AuditReport) -> None:
     """Print an audit for people: the verdict last."""
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
     console.print(f"{report.model}: {report.score.num_examples:,} unseen questions from {report.data}")
     console.print(leak_table(report))
     varied = {name: groups for name, groups in report.difficulty.items() if len(groups) > 1}

@@ -17,6 +17,7 @@ from pipeline.cli.evaluation_options import (
     add_evaluation_options,
     check_counts,
     check_result_file,
+    is_record_of_run,
     rows_of,
     start_ranks,
 )
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         check_result_file(Path(options.samples))
         if Path(options.samples).resolve() == Path(options.data).resolve():
             raise UserError(f"--samples ({options.samples}) is the file of --data; name another.")
+        if is_record_of_run(Path(options.samples)):
+            raise UserError(f"--samples ({options.samples}) is the record of a run; name another file.")
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to stdout, which is for the result
         reports = _evaluate(options)
     if is_first_rank():
@@ -113,7 +116,7 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
     if options.json:
         print(json.dumps(rows[0] if len(rows) == 1 else rows))
         return
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 100, markup=False)  # brackets in a path are its own
     console.print(f"{rows[0]['num_examples']} questions from {options.data}, greedy decoding", highlight=False)
     console.print(comparison_table(reports))
     console.print(

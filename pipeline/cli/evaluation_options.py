@@ -83,6 +83,11 @@ def check_result_file(path: Path) -> None:
         raise UserError(f"{path}: cannot be written to; name another file.")
 
 
+def is_record_of_run(path: Path) -> bool:
+    """Return whether a training run has written a file, and goes on with it when it is resumed."""
+    return path.name in ("metrics.jsonl", "samples.jsonl") and (path.parent / "recipe.yaml").is_file()
+
+
 def check_result_place(folder: Path, name: str) -> None:
     """Refuse a run directory that its result, a file of this name, cannot be written to, before work is done for it.
 

@@ -95,7 +95,7 @@ def _print(options: Namespace, frontier: Frontier) -> None:
     if options.json:
         print(json.dumps(frontier.to_json()))
         return
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
     console.print(f"{frontier.points[0].num_examples} unseen questions from {frontier.data}, greedy decoding")
     console.print(frontier_table(frontier))
     console.print(

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -93,8 +94,8 @@ def _check(options: argparse.Namespace) -> None:
         try:
             value = kind(text)
         except ValueError:
-            value = None
-        if value is None or not (value >= low if kind is int else value > low) or (high is not None and value > high):
+            value = math.nan  # which no rule lets pass
+        if not (value >= low if kind is int else low < value < math.inf) or (high is not None and value > high):
             raise UserError(f"--{name} ({text}) must be {rule}; correct it.")
         setattr(options, name, value)
     if options.rows is not None and options.lengths is not None:

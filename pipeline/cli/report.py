@@ -51,6 +51,7 @@ def _write(options: Namespace, seconds: int | None) -> "Report":
     figures = Path(options.figures) if options.figures else page.with_name("report_figures")
     if figures.exists() and not figures.is_dir():
         raise UserError(f"--figures ({figures}) is a file; name a folder.")
+    check_result_file(figures / "loss.png")
     if seconds is None:
         return write_report(runs, page, figures)
     return watch(runs, page, figures, seconds, lambda text: print(text, file=sys.stderr))

@@ -128,6 +128,7 @@ def reset_figure(runs: Sequence[tuple[str, Look, Sequence[Reset]]]) -> "Figure |
     all_resets = [reset for _, _, resets in runs for reset in resets]
     if not all_resets:
         return None
+    several = len(runs) > 1  # then the names alone stand above the panel: marks are explained where one run is drawn
     has_norms = any(reset.moment_norm is not None for reset in all_resets)
     figure, axes = panels(5.4 if has_norms else 4.2, (3, 2, 2)[: 3 if has_norms else 2])
     losses, recovery = axes[:2]
@@ -138,30 +139,25 @@ def reset_figure(runs: Sequence[tuple[str, Look, Sequence[Reset]]]) -> "Figure |
         jumps = [(step, before, after) for step, before, after in known if before is not None and after is not None]
         steps, before, after = ([jump[i] for jump in jumps] for i in range(3))
         losses.vlines(steps, before, after, color=style.colour, linewidth=1.2)
-        prefix = f"{name}: " if len(runs) > 1 else ""
-        losses.plot(steps, before, "_", color=style.colour, markersize=9, label=f"{prefix}last loss before")
-        losses.plot(steps, after, style.marker, color=style.colour, label=f"{prefix}first loss after")
+        losses.plot(steps, before, "_", color=style.colour, markersize=9, label=None if several else "last loss before")
+        losses.plot(steps, after, style.marker, color=style.colour, label=name if several else "first loss after")
         back = [(reset.step, reset.steps_to_recover) for reset in resets if reset.steps_to_recover is not None]
         open_ends = [(reset.step, reset.num_steps_seen) for reset in resets if reset.steps_to_recover is None]
         if back:  # without points, what is not clipped would reach to the figure's corner
             recovery.vlines([s for s, _ in back], 0, [n for _, n in back], color=style.colour, linewidth=1.2)
-            recovery.plot(
-                *_columns(back), style.marker, color=style.colour, clip_on=False, label=f"{prefix}loss is back"
-            )
+            label = None if several else "loss is back"
+            recovery.plot(*_columns(back), style.marker, color=style.colour, clip_on=False, label=label)
         if open_ends:
-            recovery.plot(
-                *_columns(open_ends),
-                "x",
-                color=style.colour,
-                label=f"{prefix}not back before the next reset or the end",
-            )
+            label = "not back before the next reset or the end"
+            recovery.plot(*_columns(open_ends), "x", color=style.colour, label=label)
         if has_norms:
             norms = [(reset.step, reset.moment_norm) for reset in resets if reset.moment_norm is not None]
             _line(axes[2], norms, style, name, marker=True)
-            axes[2].set_ylabel("moments'\nL2 norm")
-            axes[2].set_ylim(bottom=0)
+    if has_norms:
+        axes[2].set_ylabel("moments'\nL2 norm")
+        axes[2].set_ylim(bottom=0)  # not before all are drawn: it fixes the top as well
     _set_log_scale(losses, [n for r in all_resets for n in (r.loss_before, r.loss_after) if n is not None])
-    losses.set_ylabel("loss")
+    losses.set_ylabel("loss before (–)\nand after" if several else "loss")
     recovery.set_ylabel("updates\nuntil back")
     recovery.set_ylim(bottom=0)
     axes[-1].set_xlabel("optimizer step")
@@ -215,6 +211,8 @@ def draw_legend(axes: "Axes") -> None:
         # Not by matplotlib's own list, which leaves out all names that begin with an underscore.
         if not re.fullmatch(r"_child\d+", label):
             named.setdefault(label, line)
+    if not named:
+        return
     columns = min(3, len(named), LEGEND_WIDTH // (LEGEND_KEY + max(map(len, named))))
     axes.legend(
         list(named.values()),

@@ -2,15 +2,19 @@
 
 import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.recipe_yaml import read_recipe
 from pipeline.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 NUM_QUESTIONS = 20
@@ -82,6 +86,7 @@ def read_run(path: Path) -> Run:
 
     recipe = path / "recipe.yaml"
     train = rows("train")
+    model = _json_object(path / "model" / "tacit.json", "tacit train", {"num_removed", "removes_all"})
     return Run(
         path=path,
         recipe=read_recipe(str(recipe)) if recipe.is_file() else {},
@@ -95,8 +100,8 @@ def read_run(path: Path) -> Run:
         collapses=rows("collapse"),
         nonfinite=rows("nonfinite"),
         samples=tuple(samples),
-        model=_json_object(path / "model" / "tacit.json", "tacit train", {"num_removed", "removes_all"}),
-        frontier=_frontier(path / "frontier.json"),
+        model=model,
+        frontier=_frontier(path / "frontier.json", _kept_numbers(path, model)),
         audit=_json_object(path / "audit.json", "tacit audit", AUDIT_FIELDS),
         is_running=_is_locked(path / ".lock"),
         num_unreadable=lines.num_unreadable,
@@ -132,7 +137,7 @@ class _Lines:
         """
         if not path.is_file():
             return
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with _reading(path), path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 row = _row(line, ("step", *names))
                 if row is not None:
@@ -155,7 +160,16 @@ def _is_kept_sample(row: Row) -> bool:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    with _reading(path):
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
 
 
 def _json_object(path: Path, command: str, fields: Set[str]) -> dict[str, Any] | None:
@@ -175,10 +189,24 @@ def _json_object(path: Path, command: str, fields: Set[str]) -> dict[str, Any] |
     return value
 
 
-def _frontier(path: Path) -> dict[str, Any] | None:
+def _kept_numbers(path: Path, model: dict[str, Any] | None) -> set[int]:
+    """Return the numbers of removed units at which a run has a model."""
+    names = (folder.name.removeprefix("removed_") for folder in (path / "stages").glob("removed_*"))
+    return {int(name) for name in names if name.isdecimal()} | ({model["num_removed"]} if model else set())
+
+
+def _frontier(path: Path, kept: Set[int]) -> dict[str, Any] | None:
+    """Return the frontier, or None where there is none or the run has kept further models since.
+
+    Raises:
+        UserError: If the file is not what ``tacit frontier`` writes.
+    """
     frontier = _json_object(path, "tacit frontier", {"data", "num_examples", "points", "operating_points"})
     if frontier is not None and not all(map(POINT_FIELDS.issubset, frontier["points"] or [()])):
         raise UserError(f"{path}: is not what tacit frontier writes; delete it, or run tacit frontier again.")
+    if frontier is not None and kept - {point["num_removed"] for point in frontier["points"]}:
+        logger.warning("%s is left out: the run has kept further models since; run tacit frontier again", path)
+        return None
     return frontier
 
 

@@ -65,7 +65,7 @@ class Summary:
     def model_text(self) -> str:
         """The model, in words."""
         scratch = self.run.setting("model.from_scratch")
-        if scratch:
+        if isinstance(scratch, dict):
             layers = scratch.get("n_layer") or scratch.get("num_hidden_layers")
             width = scratch.get("n_embd") or scratch.get("hidden_size")
             size = [f"{layers} layer{'' if layers == 1 else 's'}"] if layers else []

@@ -51,8 +51,10 @@ class Stages:
     def examples(self) -> list[str]:
         """Return the first questions that the first model's run was validated on, as people type them, if known."""
         run = run_of(self.folders[0])
+        if run is None:
+            return []
         try:
-            with (run or Path()).joinpath("samples.jsonl").open(encoding="utf-8") as file:
+            with run.joinpath("samples.jsonl").open(encoding="utf-8") as file:
                 questions = [json.loads(line)["question"] for _, line in zip(range(NUM_EXAMPLES), file, strict=False)]
         except OSError:
             return []

@@ -99,6 +99,7 @@ def test_a_missing_file_offers_lengths(tmp_path: Path) -> None:
         (("--gpus", "two"), "--gpus (two) must be a whole number of at least 1; correct it."),
         (("--mfu", "1.5"), "--mfu (1.5) must be a number above 0 and at most 1; correct it."),
         (("--tflops", "nan"), "--tflops (nan) must be a number above 0"),
+        (("--tflops", "inf"), "--tflops (inf) must be a number above 0"),
         (("--rows", "9", "--lengths", "1,2,3,4"), "--rows and --lengths exclude each other"),
         (("--lengths", "1,2"), "--lengths (1,2) must be ROWS,QUESTION,COT,ANSWER"),
         (("--lengths", "abc"), "and at most 10,000,000 tokens; correct it."),

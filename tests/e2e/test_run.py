@@ -314,9 +314,12 @@ def test_an_earlier_run_is_neither_mixed_nor_lost(tmp_path: Path) -> None:
     assert len(_rows(config, "metrics.jsonl")) == len(before.splitlines())
 
 
-def test_a_run_cut_by_its_last_step_is_evaluated_and_saved_and_going_on_repeats_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint_every", [None, 1])
+def test_a_run_cut_by_its_last_step_is_evaluated_and_saved_and_going_on_repeats_nothing(
+    tmp_path: Path, checkpoint_every: int | None
+) -> None:
     # Step 9 lies in stage 3, which is not one of every second that is evaluated.
-    config = tiny_config(tmp_path, schedule__max_steps=9)
+    config = tiny_config(tmp_path, schedule__max_steps=9, run__checkpoint_every=checkpoint_every)
     result = train(config)
     assert result.best_accuracy is None
     before = _rows(config, "metrics.jsonl")

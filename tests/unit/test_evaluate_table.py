@@ -4,8 +4,10 @@ import io
 import re
 
 import pytest
+from jsonargparse import Namespace
 from rich.console import Console
 
+from pipeline.cli import evaluate
 from pipeline.cli.evaluate import comparison_table
 from pipeline.comparison import ModelReport
 from pipeline.evaluation import Evaluation, Sample
@@ -25,3 +27,10 @@ def test_no_figure_is_cut_off(width: int) -> None:
     for figure in ("100.0 %", "98.7 %", "97.8-99.2", "12.0", "128.8", "385.1", "1.00x", "2.99x", "3851"):
         assert re.search(rf"(^|\s){re.escape(figure)}(\s|$)", printed, re.MULTILINE), figure
     assert max(map(len, printed.splitlines())) <= width
+
+
+def test_brackets_in_a_path_are_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    options = Namespace(json=False, data="rows[lr=1]/test.txt", batch_size=8, verify=False)
+    evaluate._print(options, [_report("runs/x[/y]/model", 1, 1.0)])
+    printed = capsys.readouterr().out
+    assert "rows[lr=1]/test.txt" in printed and "x[/y]/model" in printed

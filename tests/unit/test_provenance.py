@@ -61,6 +61,18 @@ def test_a_model_has_its_own_evaluation(run_dir: Path, folder: str, num_removed:
     assert (found.base_model, found.validation) == (str(run_dir / "base"), "validation.txt")
 
 
+def test_a_model_is_the_same_by_any_name(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run_dir / "model" / "tacit.json").write_text(json.dumps({"num_removed": 4, "removes_all": True, "step": 30}))
+    (run_dir / "checkpoints" / "step_00000010").mkdir(parents=True)
+    (run_dir / "checkpoints" / "latest").symlink_to("step_00000010")
+    assert provenance_of(run_dir / "checkpoints" / "latest", spec_at(0)).accuracy == 0.9
+    best = run_dir.with_name("best")
+    best.symlink_to(run_dir / "model")
+    assert provenance_of(best, spec_at(4)).accuracy == 0.8
+    monkeypatch.chdir(run_dir / "model")
+    assert provenance_of(Path(), spec_at(4)).accuracy == 0.8
+
+
 def test_the_licence_is_what_the_card_of_the_base_says(run_dir: Path) -> None:
     assert provenance_of(run_dir / "model", spec_at(4)).license == ""
     (run_dir / "base").mkdir()

@@ -242,6 +242,15 @@ def test_a_frontier_without_points_or_with_points_that_lack_a_field_is_told(tmp_
             read_run(folder)
 
 
+def test_a_frontier_that_lacks_a_model_kept_since_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "frontier.json").write_text(json.dumps(frontier_of((0, 1, 2, 3))))
+    assert read_run(folder).frontier is not None
+    (folder / "stages" / "removed_0009").mkdir(parents=True)
+    assert read_run(folder).frontier is None
+    assert "has kept further models since; run tacit frontier again" in caplog.text
+
+
 def test_a_run_of_which_nothing_is_written_yet_has_a_summary(tmp_path: Path) -> None:
     write_rows(tmp_path / "metrics.jsonl", [])
     summary = summarize("run", read_run(tmp_path))
@@ -267,6 +276,22 @@ def test_resets_whose_loss_never_came_back_are_drawn_as_large_as_others(tmp_path
             figure = reset_figure([("run", look(0), resets)])
         save_png(figure, tmp_path / "resets.png")
         assert all(axes.get_position().height > 0.1 for axes in figure.axes)
+
+
+def test_no_point_of_several_runs_is_cut_off_and_each_is_named_once() -> None:
+    reset = Reset(31, 12, 20, 0.05, 0.0002, 0.007, 1, 1.76, steps_to_recover=3, num_steps_seen=2069)
+    runs = [
+        (name, look(i), [replace(reset, moment_norm=norm)]) for i, (name, norm) in enumerate((("a", 1.0), ("b", 9.0)))
+    ]
+    with drawing():
+        figure = reset_figure(runs)
+    assert figure is not None
+    assert figure.axes[2].get_ylim()[0] == 0 and figure.axes[2].get_ylim()[1] > 9
+    legends = [axes.get_legend() for axes in figure.axes]
+    assert [[text.get_text() for text in legend.get_texts()] if legend else [] for legend in legends][:2] == [
+        ["a", "b"],
+        [],
+    ]
 
 
 def test_svg_holds_no_address_no_colour_of_its_own_and_only_its_own_ids(tmp_path: Path) -> None:

@@ -31,6 +31,17 @@ def test_what_an_earlier_run_wrote_goes_and_nothing_else(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes"]
 
 
+def test_what_is_only_called_like_an_extended_model_stays(tmp_path: Path) -> None:
+    fill(tmp_path / "run")
+    mine = [tmp_path / "run" / name for name in ("base_data", "base_notes.txt", "base_40_abc")]
+    mine[0].mkdir()
+    mine[1].touch()
+    elsewhere = tmp_path / "link"
+    elsewhere.symlink_to(mine[2])  # the base, by another name
+    clear_run_dir(tmp_path / "run", elsewhere)
+    assert all(path.exists() for path in mine)
+
+
 @pytest.mark.parametrize(
     ("setting", "place"),
     [

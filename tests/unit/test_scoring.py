@@ -114,6 +114,13 @@ def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
         score_file(write_rows(tmp_path / "empty.jsonl"))
 
 
+def test_models_are_not_scored_together(tmp_path: Path) -> None:
+    rows = [{"model": name, "prediction": "1", "answer": "1"} for name in ("a", "b")]
+    with pytest.raises(UserError, match="holds answers of 2 models"):
+        score_file(write_rows(tmp_path / "samples.jsonl", *rows))
+    assert score_file(write_rows(tmp_path / "one.jsonl", rows[0])).num_correct == 1
+
+
 def test_evaluations_are_scored_one_at_a_time(tmp_path: Path) -> None:
     rows = [{"step": step, "prediction": "1", "answer": answer} for step, answer in ((2, "1"), (10, "1"), (2, "3"))]
     path = write_rows(tmp_path / "samples.jsonl", *rows)
