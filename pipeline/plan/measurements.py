@@ -1,11 +1,12 @@
 """What is measured of one architecture, on this machine: now, or by a plan before."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.model_size import ModelSize
 from pipeline.plan.architecture import Architecture
+from pipeline.plan.keys import model_key, shapes_key
 from pipeline.plan.peaks import DecodingTrace, MicroBatchTrace, Peak
 from pipeline.plan.store import Store
 
@@ -62,13 +63,3 @@ class Measurements:
 
             self._made = Measuring(self._architecture.build())
         return self._made
-
-
-def model_key(config: Config) -> str:
-    """Return what a recipe's model depends on, apart from its architecture."""
-    return repr((config.model, config.lora, config.engine.precision))
-
-
-def shapes_key(config: Config) -> str:
-    """Return what the tensors of a pass depend on, apart from rows: how the base is stored does not matter."""
-    return repr((replace(config.model, quantization="none"), config.lora, config.engine.precision))

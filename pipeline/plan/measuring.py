@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 from pipeline.config import Config
 from pipeline.model_size import ModelSize
 from pipeline.modeling.fake_model import FakeModel, build_fake_model, with_layers, with_positions
-from pipeline.plan.measurements import model_key
+from pipeline.plan.keys import model_key
 from pipeline.plan.peaks import DecodingTrace, MicroBatchTrace, between
 from pipeline.plan.trace import trace_decoding, trace_micro_batch
 

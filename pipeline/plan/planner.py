@@ -7,8 +7,9 @@ from pipeline.ds_config import check_suits_quantization
 from pipeline.errors import UserError
 from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
 from pipeline.model_size import ModelSize
+from pipeline.plan.keys import model_key, shapes_key
 from pipeline.plan.lengths import RowLengths
-from pipeline.plan.measurements import Measurements, model_key, shapes_key
+from pipeline.plan.measurements import Measurements
 from pipeline.plan.memory import Memory, Placement, host_bytes, memory_by_phase
 from pipeline.plan.peaks import DecodingTrace, MicroBatchTrace, between
 from pipeline.plan.stages import StagePlan, plan_stages
