@@ -85,7 +85,8 @@ def check_result_file(path: Path) -> None:
 
 def is_record_of_run(path: Path) -> bool:
     """Return whether a training run has written a file, and goes on with it when it is resumed."""
-    return path.name in ("metrics.jsonl", "samples.jsonl") and (path.parent / "recipe.yaml").is_file()
+    names = ("metrics.jsonl", "samples.jsonl")
+    return path.name in names and all((path.parent / name).is_file() for name in ("recipe.yaml", *names))
 
 
 def check_result_place(folder: Path, name: str) -> None:

@@ -287,3 +287,13 @@ def test_a_result_that_cannot_be_written_is_told_before_the_work(
     (tmp_path / f"{command}.json").mkdir()
     assert main([command, str(tmp_path), "--data", "nowhere.txt"]) == 2
     assert f"{command}.json: a folder stands where the result belongs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "metrics.jsonl"])
+def test_samples_do_not_take_the_place_of_the_runs_own(lock: Path, name: str) -> None:
+    before = (lock / "run" / name).read_bytes()
+    asked = ["--model", lock / "run", "--data", lock / "test.txt", "--samples", lock / "run" / name]
+    done = tacit("evaluate", *asked, HOME=str(lock))
+    assert done.returncode == 2
+    assert "is the record of a run; name another file" in done.stderr
+    assert (lock / "run" / name).read_bytes() == before
