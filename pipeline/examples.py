@@ -151,13 +151,13 @@ def load_examples(
         ) from error
     try:
         with FileLock(f"{folder}.lock"):
-            if _cached(folder) is None:
+            if (cached := _cached(folder)) is None:
                 _build(folder, source, split, config, templates, tokenizer, content)
+                cached = _cached(folder)
     except PermissionError as error:
         raise UserError(
             f"data.cache_dir ({config.cache_dir}): may not be written to ({error.filename}); choose another."
         ) from error
-    cached = _cached(folder)
     assert cached is not None
     meta, rows = cached
     bad_rows = [f"{source}:{line}: {reason}" for line, reason in meta["bad_rows"]]
