@@ -24,6 +24,7 @@ from pipeline.cli.data_options import (
     read_options,
 )
 from pipeline.cli.main import USAGE
+from pipeline.cli.source_options import check_source_options
 from pipeline.cli.split_files import is_among, plan_splits, splits_in
 from pipeline.errors import UserError
 from pipeline.records import (
@@ -215,10 +216,11 @@ def _convert(source: Source, source_format: Format, output: Output) -> None:
 
 
 def _read(source: Source, source_format: Format, bad_rows: list[BadRow]) -> Iterator[CoTRecord]:
+    check_source_options(source.input, source_format.source_format, source.split, source_format.columns)
     return read_records(
         source.input,
         source_format=source_format.source_format,
-        split=source.split,
+        split=source.split or "train",
         columns=asdict(source_format.columns),
         on_bad_row=source.on_bad_row,
         bad_rows=bad_rows,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pipeline.cli.column_options import add_column_options, columns_of
+from pipeline.cli.source_options import add_column_options, columns_of
 from pipeline.config import ColumnsConfig
 from pipeline.records import OnBadRow, SourceFormat
 
@@ -38,8 +38,8 @@ class Source:
 
     input: str
     """A file, or a Hub name: owner/name or owner/name:config."""
-    split: str = "train"
-    """Split to read of a data set on the Hub."""
+    split: str | None = None
+    """Split to read of a data set on the Hub; train if not given."""
     on_bad_row: OnBadRow = "stop"
     """Stop at the first broken row, or skip it and list it."""
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pipeline.cli.column_options import add_column_options, columns_of
 from pipeline.cli.local_ranks import set_up_log
+from pipeline.cli.source_options import add_column_options, check_source_options, columns_of
 from pipeline.config import DataConfig
 from pipeline.errors import UserError
 from pipeline.records import OnBadRow, SourceFormat
@@ -18,7 +18,7 @@ def add_evaluation_options(parser: ArgumentParser) -> None:
     """Add the options for rows and decoding."""
     add = parser.add_argument
     add("--data", type=str, required=True, help="Unseen rows: a file, or a Hub name.")
-    add("--split", type=str, default="test", help="Split of a Hub data set.")
+    add("--split", type=str, default=None, help="Split of a Hub data set; test if not given.")
     add("--source_format", type=SourceFormat, default="auto", help="Format of the rows.")
     add_column_options(parser)
     add("--on_bad_row", type=OnBadRow, default="stop", help="What a broken row does.")
@@ -48,12 +48,18 @@ def check_counts(options: Namespace) -> None:
 
 
 def rows_of(options: Namespace) -> DataConfig:
-    """Return where the rows are, and how they are read."""
+    """Return where the rows are, and how they are read.
+
+    Raises:
+        UserError: If columns are not named rightly, or the rows have no use for an option.
+    """
+    columns = columns_of(options)
+    check_source_options(options.data, options.source_format, options.split, columns)
     return DataConfig(
         validation=options.data,
-        validation_split=options.split,
+        validation_split=options.split or "test",
         source_format=options.source_format,
-        columns=columns_of(options),
+        columns=columns,
         on_bad_row=options.on_bad_row,
     )
 

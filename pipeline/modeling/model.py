@@ -42,6 +42,8 @@ from pipeline.word_tokenizer import build_word_tokenizer
 
 logger = logging.getLogger(__name__)
 
+IGNORE_PADDING_MASK = ("rwkv",)
+
 
 def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """Return the recipe's tokenizer.
@@ -200,7 +202,7 @@ def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num_positions: int) -> None:
-    """Refuse an architecture that is no causal language model, or too small for the rows or the vocabulary.
+    """Refuse an architecture that is no causal language model, reads padding, or is too small for rows or vocabulary.
 
     Raises:
         UserError: Saying which.
@@ -209,6 +211,11 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
     is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or comes_with_code
     if not is_causal or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model: {config.model_type} is not a causal language model; take one, such as gpt2 or llama.")
+    if config.model_type in IGNORE_PADDING_MASK:
+        raise UserError(
+            f"model: {config.model_type} ignores the attention mask, so questions that are answered in one batch would "
+            "be read with their padding; take another, such as gpt2, llama or mamba."
+        )
     has = positions_of(config)
     if num_positions > has:
         raise UserError(

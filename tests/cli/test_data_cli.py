@@ -218,6 +218,21 @@ def test_columns_that_cannot_be_are_refused(tmp_path: Path, options: list[str], 
     assert what in tacit(*command, *options, code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--split", "test", "is a file, and only data sets on the Hub have splits"),
+        ("--columns.cot", "reasoning", "is text (`question||cot #### answer`), which names no columns"),
+    ],
+)
+def test_options_that_rows_have_no_use_for_are_refused(tmp_path: Path, option: str, value: str, reason: str) -> None:
+    source = tmp_path / "rows.txt"
+    source.write_text("q||c #### 1\n")
+    command = ["data", "convert", "--input", source, "--output", tmp_path / "rows.jsonl"]
+    assert f"{option} ({value}): {source} {reason}" in tacit(*command, option, value, code=2).stderr
+    tacit(*command)
+
+
 def test_split_does_not_write_over_what_it_reads(tmp_path: Path) -> None:
     source = tmp_path / "train.txt"
     source.write_text("".join(f"q{i}||c #### {i}\n" for i in range(9)))

@@ -260,6 +260,11 @@ def test_a_model_without_its_tokenizer_is_not_asked(
             ["evaluate", "--model", "{lock}/run", "--data", "{lock}/test.txt", "--samples", "{lock}/test.txt"],
             "--samples ({lock}/test.txt) is the file of --data",
         ),
+        (["frontier", "{lock}/run", "--data", "{lock}/test.txt", "--split", "test"], "is a file, and only data sets"),
+        (
+            ["evaluate", "--model", "{lock}/run", "--data", "{lock}/test.txt", "--columns.cot", "why"],
+            "--columns.cot (why): {lock}/test.txt is text",
+        ),
         (["report", "{lock}/run", "--output", "{lock}/train.txt"], "let its name end in .html"),
         (["report", "{lock}/run", "--figures", "{lock}/train.txt"], "is a file; name a folder"),
         (["audit", "{lock}", "--data", "{lock}/test.txt"], "holds no model"),

@@ -27,6 +27,7 @@ SHORT = {**RECIPE["model"]["from_scratch"], "n_positions": 19}
         ({"model__from_scratch": {"model_type": "gpt2", "n_head": 3, "n_embd": 16}}, "model.from_scratch: .*divisible"),
         ({"model__from_scratch": {"model_type": "gpt2", "n_layer": "two"}}, "model.from_scratch: gpt2 refuses"),
         ({"model__from_scratch": {"model_type": "t5"}}, "t5 is not a causal language model"),
+        ({"model__from_scratch": {"model_type": "rwkv"}}, "rwkv ignores the attention mask"),
         ({"model__attention": "flash_attention_2"}, "model.from_scratch: the model cannot be built"),
         ({"data__cache_dir": "/dev/null/cache"}, "data.cache_dir"),
         (
