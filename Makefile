@@ -66,7 +66,7 @@ types: setup
 test: lint types
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: setup-extras models/smollm2-135m-instruct
+test-slow: setup-extras models/smollm2-135m-instruct models/gpt2-tokenizer
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: setup
@@ -108,7 +108,7 @@ data/gsm8k/train.txt: | setup
 	$(BIN)/tacit data split --input data/gsm8k/all.txt --output_dir data/gsm8k --num_validation 500 --overwrite
 
 data/gsm8k/test.txt: data/gsm8k/train.txt | setup
-	$(BIN)/tacit data gsm8k --input $(GSM8K_TEST) --split test --output $@ --overwrite
+	$(BIN)/tacit data gsm8k --input $(GSM8K_TEST) $(if $(wildcard $(GSM8K_TEST)),,--split test) --output $@ --overwrite
 
 gsm8k-cpu: models/smollm2-135m-instruct data/gsm8k/train.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" launchers/one_node.sh 2 recipes/smollm2_gsm8k_cpu.yaml --overwrite

@@ -19,7 +19,7 @@ from benchmarks.baseline import BaselineTrainer
 from benchmarks.measure import DEVICE, MatrixProduct, Section, Timing, memory_bandwidth, take_turns, where
 from benchmarks.row_lengths import examples_like
 from benchmarks.shapes import SHAPES, random_model
-from pipeline.batching import StepBatch, StepDataset, removal_rule
+from pipeline.batching import RemovalRule, StepBatch, StepDataset
 from pipeline.config import EngineConfig, LoraConfig, ModelConfig, OptimConfig, RemovalConfig
 from pipeline.engine import Engine, build_engine, init_distributed
 from pipeline.flops import training_flops
@@ -206,7 +206,7 @@ def _batch(examples: Any, num_removed: int) -> StepBatch:
     dataset = StepDataset(
         examples,
         stage,
-        removal_rule(RemovalConfig(smoothing_lambda=float("inf"), keep_positions=False), examples),
+        RemovalRule(RemovalConfig(smoothing_lambda=float("inf"), keep_positions=False), examples.longest_cot("token")),
         seed=0,
         epoch=0,
         global_batch_size=len(examples),

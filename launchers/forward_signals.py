@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from types import FrameType
 
 import psutil
@@ -26,31 +27,37 @@ def main(command: list[str]) -> int:
     def forward(number: int, _: FrameType | None) -> None:
         # Before there are ranks there is nothing to save, and the launcher may end.
         for process in ranks(mark) or [psutil.Process(launcher.pid)]:
-            process.send_signal(number)
+            with suppress(psutil.Error):  # gone meanwhile
+                process.send_signal(number)
 
     for number in SIGNALS:
         signal.signal(number, forward)
     code = launcher.wait()
     for process in marked(mark):
-        process.kill()
+        with suppress(psutil.Error):
+            process.kill()
     return 128 - code if code < 0 else code
 
 
 def ranks(mark: str) -> list[psutil.Process]:
     """Return the ranks: the marked processes with a rank whose parent has none."""
-    with_rank = {process.pid: process for process in marked(mark) if "RANK" in process.environ()}
-    return [process for process in with_rank.values() if process.ppid() not in with_rank]
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """Return the processes that carry a mark."""
+    with_rank = {process.pid: process for process, variables in marked(mark).items() if "RANK" in variables}
     found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
+    for process in with_rank.values():
+        with suppress(psutil.Error):
+            if process.ppid() not in with_rank:
                 found.append(process)
-        except psutil.Error:  # another user's, or gone meanwhile
-            continue
+    return found
+
+
+def marked(mark: str) -> dict[psutil.Process, dict[str, str]]:
+    """Return the processes that carry a mark, with their environment variables."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # another user's, or gone meanwhile
+            variables = process.environ()
+            if variables.get(MARK) == mark:
+                found[process] = variables
     return found
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec, load_spec
-from pipeline.decoding import EXTRA_TOKENS, Prompt, greedy_decode, read_answer, room_for
-from pipeline.errors import UserError
+from pipeline.decoding import Prompt, greedy_decode, read_answer, room_for
+from pipeline.errors import UserError, shortened
 from pipeline.examples import make_layout
-from pipeline.layout import SequenceLayout, assemble_prompt
+from pipeline.layout import EXTRA_TOKENS, SequenceLayout, assemble_prompt
 from pipeline.modeling import load_for_inference
 from pipeline.records import CoTRecord
 from pipeline.row_text import SEPARATORS, resolve_format, tokenize_rows
@@ -213,4 +213,4 @@ def _knows(piece: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    return repr(shortened(text, 40))

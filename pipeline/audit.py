@@ -46,7 +46,7 @@ class AuditSettings:
     def ask(self, contestant: Contestant) -> Evaluation:
         """Return the rows as a model answers them; the log says how many were right."""
         evaluation = contestant.evaluate(self.batch_size, verify=self.verify)
-        logger.info("%d of %d rows right", evaluation.num_correct, len(evaluation.samples))
+        logger.info("%d of %d rows right", evaluation.score.num_correct, evaluation.score.num_examples)
         return evaluation
 
 
@@ -152,9 +152,7 @@ def _ask_alone(folder: Path, settings: AuditSettings, notes: list[str]) -> tuple
         score=_score(correct),
         leak=Leak(cot_tokens, tokens_beyond(examples, evaluation), correct),
         difficulty=by_difficulty(_facts(examples), correct),
-        out_of_distribution=[
-            Group(name, _score([sample.correct for sample in settings.ask(probe).samples])) for name, probe in probes
-        ],
+        out_of_distribution=[Group(name, settings.ask(probe).score) for name, probe in probes],
         comparisons=[],
         num_contaminated=None if trained_on is None else num_contaminated,
         notes=notes,

@@ -18,8 +18,6 @@ from pipeline.examples import ExampleSet
 from pipeline.layout import Row, SequenceLayout, assemble_row
 from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
 from pipeline.removal import (
-    Side,
-    Unit,
     earlier_offsets,
     earlier_share_at,
     position_shift,
@@ -64,29 +62,9 @@ class StepBatch:
 class RemovalRule:
     """How training rows lose their CoT, apart from the stage."""
 
-    side: Side
-    unit: Unit
-    smoothing_lambda: float
-    earlier_share: float
-    earlier_from: int
-    right_first: int
-    keep_positions: bool
+    removal: RemovalConfig
     longest_cot: int
     """Tokens in the longest training CoT: where kept positions end."""
-
-
-def removal_rule(removal: RemovalConfig, examples: ExampleSet) -> RemovalRule:
-    """Return a recipe's rule for its training rows."""
-    return RemovalRule(
-        removal.side,
-        removal.unit,
-        removal.smoothing_lambda,
-        removal.earlier_share,
-        removal.earlier_from,
-        removal.right_first,
-        removal.keep_positions,
-        examples.longest_cot("token"),
-    )
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -100,25 +78,26 @@ def epoch_offsets(num_rows: int, seed: int, epoch: int, stage: Stage, rule: Remo
     A function of (seed, epoch, row), for all stages of an epoch that draw alike.
     """
     smoothing, earlier = (np.random.default_rng([seed, epoch, stream]) for stream in (SMOOTHING_STREAM, EARLIER_STREAM))
-    share = earlier_share_at(stage.num_removed, stage.num_added, rule.earlier_share, rule.earlier_from)
+    removal = rule.removal
+    share = earlier_share_at(stage.num_removed, stage.num_added, removal.earlier_share, removal.earlier_from)
     fewer = earlier_offsets(num_rows, share, stage.num_added, earlier)
     if not stage.smooths:
         return fewer
-    return np.where(fewer < 0, fewer, smoothing_offsets(num_rows, rule.smoothing_lambda, smoothing))
+    return np.where(fewer < 0, fewer, smoothing_offsets(num_rows, removal.smoothing_lambda, smoothing))
 
 
 def build_rows(
     examples: ExampleSet, indices: np.ndarray, offsets: np.ndarray, stage: Stage, rule: RemovalRule
 ) -> list[Row]:
     """Assemble the rows that the global batch ``indices`` trains on at a stage."""
-    rows = []
+    removal, rows = rule.removal, []
     for example, index in zip(examples.take(indices), indices, strict=True):
         num_removed, removes_all = stage.num_removed + int(offsets[index]), stage.removes_all and offsets[index] >= 0
         amount = len(example.cot_ids) if removes_all else num_removed
-        left = remove_cot_tokens(example, amount, rule.side, rule.unit, rule.right_first)
+        left = remove_cot_tokens(example, amount, removal.side, removal.unit, removal.right_first)
         shift = 0
-        if rule.keep_positions:
-            shift = position_shift(num_removed, rule.longest_cot, removes_all, rule.right_first)
+        if removal.keep_positions:
+            shift = position_shift(num_removed, rule.longest_cot, removes_all, removal.right_first)
         rows.append(assemble_row(left, examples.layout, shift))
     return rows
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 
 # Two questions of different kinds; what a template writes around both must be the same.
 SENTINELS = ("Fz3 Qk7?", "7Wd, and a longer one:\n\n- in *two* lines -")
@@ -62,7 +62,7 @@ def render(messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBas
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"question {messages[-1]['content']!r}: the chat template of the tokenizer ({tokenizer.name_or_path}) "
-            f"refuses its messages ({roles}): {' '.join(str(error).split())}; write them otherwise, such as the "
+            f"refuses its messages ({roles}): {in_one_line(error)}; write them otherwise, such as the "
             "system's words into the user's."
         ) from error
 

@@ -15,7 +15,6 @@ from pipeline.examples import load_examples
 from pipeline.frontier import Point
 from pipeline.modeling import load_for_inference
 from pipeline.ranks import from_rank_zero, rank
-from pipeline.scoring import wilson_interval
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +32,14 @@ class ModelReport:
     examples_per_second_batched: float
     """Of the evaluation itself, all ranks together; verified, it tells nothing of how fast the model answers."""
 
-    @property
-    def confidence_interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson_interval(self.evaluation.num_correct, len(self.evaluation.samples))
-
     def to_json(self) -> dict[str, Any]:
         """Return the figures without the rows."""
-        evaluation = self.evaluation
         return {
             "model": self.model,
             "num_removed": self.num_removed,
             "removes_all": self.removes_all,
-            "accuracy": evaluation.accuracy,
-            "num_correct": evaluation.num_correct,
-            "num_examples": len(evaluation.samples),
-            "confidence_interval": self.confidence_interval,
-            "cot_tokens": evaluation.mean_cot_tokens,
+            **self.evaluation.score.to_json(),
+            "cot_tokens": self.evaluation.mean_cot_tokens,
             "examples_per_second": self.examples_per_second,
             "examples_per_second_batched": self.examples_per_second_batched,
         }
@@ -194,9 +184,9 @@ def _evaluate(folder: Path, contestant: Contestant, batch_size: int, verify: boo
     begin = time.perf_counter()
     result = contestant.evaluate(batch_size, verify=verify)
     seconds = time.perf_counter() - begin
-    num_rows = len(result.samples)
-    logger.info("%s: %d of %d right, %.1f s", folder, result.num_correct, num_rows, seconds)
-    return result, num_rows / seconds
+    score = result.score
+    logger.info("%s: %d of %d right, %.1f s", folder, score.num_correct, score.num_examples, seconds)
+    return result, score.num_examples / seconds
 
 
 def _speeds(contestants: Sequence[Contestant], num_timed: int) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.batching import StepBatch, StepDataset, build_dataloader, prepared_ahead, removal_rule
+from pipeline.batching import RemovalRule, StepBatch, StepDataset, build_dataloader, prepared_ahead
 from pipeline.config import Config
 from pipeline.engine import Engine, StepMetrics
 from pipeline.examples import ExampleSet
@@ -45,7 +45,7 @@ class StageController:
         self.steps_per_epoch = steps_per_epoch(len(examples), config.optim.global_batch_size)
         self.longest_cot = examples.longest_cot(config.removal.unit)
         self._last_num_removed = last_num_removed(self.longest_cot, config.schedule.remove_all_beyond)
-        self._rule = removal_rule(config.removal, examples)
+        self._rule = RemovalRule(config.removal, examples.longest_cot("token"))
         self.step = 0
         self.reset_step: int | None = None
         self.moment_norms = (0.0, 0.0)
@@ -70,7 +70,7 @@ class StageController:
 
     @property
     def num_removed_at_end(self) -> int:
-        """Removed units in the last stage of the run's kind."""
+        """CoT units removed in the run's last stage."""
         return stage_numbers(self._config.schedule, self.longest_cot)[-1]
 
     @property

@@ -19,8 +19,6 @@ from transformers import (
 from pipeline.layout import Row, SequenceLayout
 from pipeline.scoring import extract_answer
 
-EXTRA_TOKENS = 8  # beyond the longest target, so that an answer too long is seen to be wrong
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

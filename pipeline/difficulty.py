@@ -20,10 +20,7 @@ class Group:
         """Return value, counts, accuracy and interval."""
         return {
             "value": self.value,
-            "num_examples": self.score.num_examples,
-            "num_correct": self.score.num_correct,
-            "accuracy": self.score.accuracy,
-            "confidence_interval": self.score.confidence_interval,
+            **self.score.to_json(),
         }
 
 

@@ -20,6 +20,16 @@ class Interrupted(Exception):
     """A run was asked to stop, and has saved; exit code 75."""
 
 
+def in_one_line(error: Exception) -> str:
+    """Return what a library says of an error, or else the error's kind."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text for a message, cut where it has more than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def listed(numbers: Sequence[float]) -> str:
     """Return the numbers that a message offers; of many, the first and the last."""
     some = numbers if len(numbers) <= MOST_LISTED else [*numbers[:3], "...", numbers[-1]]

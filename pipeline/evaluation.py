@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import AnswerSpec
-from pipeline.decoding import EXTRA_TOKENS, Prompt, cut_at_end, greedy_decode, read_answer
+from pipeline.decoding import Prompt, cut_at_end, greedy_decode, read_answer
 from pipeline.errors import UserError
 from pipeline.examples import ExampleSet
-from pipeline.layout import assemble_prompt, assemble_row
+from pipeline.layout import EXTRA_TOKENS, assemble_prompt, assemble_row
 from pipeline.ranks import gather_lists, rank, world_size
 from pipeline.removal import CoTExample, remove_cot_tokens
-from pipeline.scoring import extract_answer, is_correct
+from pipeline.scoring import ScoreReport, extract_answer, is_correct
 from pipeline.verification import verified_decode
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ class Evaluation:
     samples: tuple[Sample, ...]
 
     @property
-    def accuracy(self) -> float:
-        """Exact matches / rows."""
-        return mean(sample.correct for sample in self.samples)
+    def score(self) -> ScoreReport:
+        """Exact matches."""
+        return ScoreReport(sum(sample.correct for sample in self.samples), len(self.samples))
 
     @property
-    def num_correct(self) -> int:
-        """Exact matches."""
-        return sum(sample.correct for sample in self.samples)
+    def accuracy(self) -> float:
+        """Exact matches / rows."""
+        return self.score.accuracy
 
     @property
     def mean_cot_tokens(self) -> float:
@@ -111,7 +111,7 @@ def evaluate(
 
 
 def check_answers(examples: ExampleSet, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn of answers that the tokenizer does not give back as they were, in lower case perhaps: none can be right.
+    """Warn of answers that tokenising and decoding change, as to lower case: no model can be right there.
 
     Raises:
         UserError: If it gives back none at all.

@@ -111,6 +111,8 @@ def export_model(
         spec = load_spec(folder)
         settings = {"dtype": DTYPES[dtype] if dtype else "auto", "trust_remote_code": trust_remote_code}
         merges = has_adapters(folder)
+        if base is not None and not merges:
+            raise UserError(f"--base ({base}): {source} has no adapters to put on it; leave it out.")
         if merges:
             model = _merged(folder, base, **{**settings, "dtype": DTYPES[dtype] if dtype else spec.torch_dtype})
         else:
@@ -164,10 +166,7 @@ def _put_in_place(written: Path, output: Path) -> None:
 
 
 def _check_whole(checkpoint: Path) -> None:
-    fault = fault_of(checkpoint)
-    if fault is None and not (checkpoint / DESCRIPTION).is_dir():
-        fault = f"no {DESCRIPTION}/ folder: an earlier version wrote it"
-    if fault:
+    if fault := fault_of(checkpoint, must_list=f"{DESCRIPTION}/{FILE_NAME}"):
         raise UserError(f"{checkpoint} cannot be exported ({fault}); take another checkpoint.")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 
 
 def push_folder(folder: Path, repository: str, *, private: bool) -> str:
@@ -25,9 +25,8 @@ def push_folder(folder: Path, repository: str, *, private: bool) -> str:
         address = hub.create_repo(repository, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model trained by tacit")
     except Exception as error:  # whatever the library or the network raises
-        cause = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"--push ({repository}): the Hub did not take it ({cause}); the folder {folder} is written. Log in with "
-            "`hf auth login`, and check name and network."
+            f"--push ({repository}): the Hub did not take it ({in_one_line(error)}); the folder {folder} is "
+            "written. Log in with `hf auth login`, and check name and network."
         ) from error
     return str(address)

@@ -6,6 +6,8 @@ import numpy as np
 
 from pipeline.removal import CoTExample
 
+EXTRA_TOKENS = 8  # decoded beyond the longest target, so that an answer too long is seen to be wrong
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceLayout:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, in_one_line
 
 MANIFEST = "manifest.json"
 
@@ -85,7 +85,7 @@ def fault_of(folder: Path, must_list: str | None = None) -> str | None:
         faults = (_fault_of_file(folder, name, expected) for name, expected in manifest.items())
         return next((fault for fault in faults if fault is not None), None)
     except (OSError, ValueError, RecursionError) as error:
-        return f"{MANIFEST} or what it lists cannot be read ({' '.join(str(error).split())})"
+        return f"{MANIFEST} or what it lists cannot be read ({in_one_line(error)})"
 
 
 def _fault_of_file(folder: Path, name: str, expected: Any) -> str | None:
@@ -114,7 +114,7 @@ def writing(what: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, _safetensors_error()) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or in_one_line(error)
         raise RunError(
             f"{what} could not be written ({reason}). What was saved before is whole: make room, or mend the disk, "
             "and go on with --resume."

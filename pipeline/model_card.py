@@ -108,7 +108,7 @@ def _prompt(spec: AnswerSpec) -> str:
 
 def _notes(spec: AnswerSpec) -> list[str]:
     form, notes = spec.format, []
-    if spec.keep_positions and spec.shift:
+    if spec.shift:
         notes.append(
             f"**`position_ids` are required.** From the first separator on they are {spec.shift} higher than the count "
             "of tokens. Plain `generate()` without them answers wrongly; `tacit evaluate` passes them."

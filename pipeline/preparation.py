@@ -36,8 +36,7 @@ def check_files(config: Config) -> None:
     check_suits_quantization(config.engine, config.model.quantization)
     chosen_trackers(config.run.trackers)
     name = config.model.name_or_path
-    if name and not Path(name).exists() and _looks_local(name):
-        raise UserError(f"model.name_or_path ({name}): there is no such folder; check the path.")
+    check_model_path(name)
     # Positions must not be shifted a second time.
     if name and (Path(name) / FILE_NAME).is_file() and load_spec(Path(name)).built_in_shift:
         raise UserError(
@@ -46,10 +45,18 @@ def check_files(config: Config) -> None:
         )
 
 
-def _looks_local(name: str) -> bool:
-    """Return whether a name is a path: absolute, longer than the Hub's OWNER/MODEL, or in a folder that is here."""
+def check_model_path(name: str) -> None:
+    """Refuse a path that is not there, before the Hub is asked for it.
+
+    A name is a path if it is absolute, longer than the Hub's OWNER/MODEL, or in a folder that is here.
+
+    Raises:
+        UserError: If it is one, and nothing stands there.
+    """
     parts = Path(name).parts
-    return name.startswith((".", "~", "/")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
+    is_path = name.startswith((".", "~", "/")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
+    if is_path and not Path(name).exists():
+        raise UserError(f"model.name_or_path ({name}): there is no such folder; check the path.")
 
 
 def load_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[ExampleSet, ExampleSet]:
@@ -101,7 +108,7 @@ def check_keep_stages(config: Config, longest_cot: int) -> None:
     numbers = stage_numbers(config.schedule, longest_cot)
     if config.schedule.adaptive.on_stall == "back":  # then a run may stand between them
         numbers = list(range(numbers[-1] + 1))
-    # One before the run's first stage does no harm: recipes are begun at another number, and by baselines.
+    # One before the run's first stage does no harm: recipes are begun at another number, and by No CoT.
     missing = [number for number in config.run.keep_stages if number > numbers[0] and number not in numbers]
     if missing:
         raise UserError(

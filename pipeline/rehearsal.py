@@ -98,11 +98,13 @@ def in_small(config: Config, folder: Path) -> Config:
         config: The recipe.
         folder: The rehearsal's run directory, with ``tiny_model`` in it.
     """
-    an_epoch = NUM_ROWS // BATCH_SIZE
+    num_rows = min(NUM_ROWS, config.data.num_train or NUM_ROWS)
+    batch_size = min(BATCH_SIZE, config.optim.global_batch_size)
+    an_epoch = steps_per_epoch(num_rows, batch_size)
     schedule, adaptive = config.schedule, config.schedule.adaptive
     return replace(
         config,
-        data=replace(config.data, num_train=min(NUM_ROWS, config.data.num_train or NUM_ROWS)),
+        data=replace(config.data, num_train=num_rows),
         model=replace(
             config.model,
             name_or_path=str(folder / "tiny_model"),
@@ -120,7 +122,7 @@ def in_small(config: Config, folder: Path) -> Config:
         ),
         optim=replace(
             config.optim,
-            global_batch_size=min(BATCH_SIZE, config.optim.global_batch_size),
+            global_batch_size=batch_size,
             lr_schedule="constant" if schedule.kind == "adaptive" else config.optim.lr_schedule,
             warmup_steps=min(1, config.optim.warmup_steps),
             reset_warmup_steps=min(1, config.optim.reset_warmup_steps),

@@ -14,6 +14,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from pipeline.config import Change, Config, changes, load_config
 from pipeline.errors import UserError
 from pipeline.ranks import barrier, from_rank_zero, rank
+from pipeline.recorder import FILES
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,6 @@ EXTENDED = "base"  # begins the name of a folder with a copy of the model that h
 EXTENDED_NAME = re.compile(rf"{EXTENDED}_[0-9]+_[0-9a-f]+")  # positions, and what it was made of
 LOCK = ".lock"
 WRITTEN_FOLDERS = ("checkpoints", "model", "stages", "tensorboard")
-WRITTEN_FILES = ("metrics.jsonl", "samples.jsonl")
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Keep every other run out of a run directory, which is made. The lock ends with the process, however that ends.
 
     Raises:
-        UserError: On every rank, if another run is in it, or it cannot be made.
+        UserError: On every rank, if another run is in it, or it cannot be written to.
     """
     lock = FileLock(run_dir / LOCK, blocking=False)
     fault = None
@@ -38,7 +38,7 @@ def locked(run_dir: Path) -> Iterator[None]:
             run_dir.mkdir(parents=True, exist_ok=True)
             fault = _take(lock, run_dir)
         except OSError as error:
-            fault = f"run.output_dir ({run_dir}) cannot be made ({error.strerror}); name another folder."
+            fault = f"run.output_dir ({run_dir}) cannot be written to ({error.strerror}); name another folder."
     if fault := from_rank_zero(fault):
         raise UserError(fault)
     try:
@@ -74,7 +74,7 @@ def check_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) 
 
 
 def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
-    """Return what is wrong with the run directory; nothing or an empty text if it can be used."""
+    """Return what is wrong with the run directory; None if it can be used."""
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return f"run.output_dir ({run_dir}): {parent} is not a folder that can be written to; name another."
@@ -86,7 +86,7 @@ def _fault_of_run_dir(run_dir: Path, config: Config, resume: bool, overwrite: bo
     if not resume and (fault := _input_that_would_go(run_dir, config)):
         return fault
     is_run = (run_dir / "metrics.jsonl").exists()
-    found = [name for name in (*WRITTEN_FOLDERS, *WRITTEN_FILES) if (run_dir / name).exists()]
+    found = [name for name in (*WRITTEN_FOLDERS, *FILES) if (run_dir / name).exists()]
     if found and not (resume or overwrite):
         kind, remedy = ("an earlier run", "--resume to go on with it, ") if is_run else (", ".join(found), "")
         return (
@@ -127,7 +127,7 @@ def _input_that_would_go(run_dir: Path, config: Config) -> str | None:
         "model.name_or_path": config.model.name_or_path,
         "model.tokenizer": config.model.tokenizer,
     }
-    written = [(run_dir / name).resolve() for name in (*WRITTEN_FOLDERS, *WRITTEN_FILES)]
+    written = [(run_dir / name).resolve() for name in (*WRITTEN_FOLDERS, *FILES)]
     for name, value in inputs.items():
         if value and any(Path(value).resolve().is_relative_to(path) for path in written):
             return (
@@ -181,6 +181,7 @@ def clear_run_dir(run_dir: Path, base: Path) -> None:
                 shutil.rmtree(extended)
         for name in WRITTEN_FOLDERS:
             shutil.rmtree(run_dir / name, ignore_errors=True)
-        for name in (*WRITTEN_FILES, "tracker_id", "frontier.json", "audit.json", "report.html"):
+        shutil.rmtree(run_dir / "report_figures", ignore_errors=True)
+        for name in (*FILES, "tracker_id", "frontier.json", "audit.json", "report.html"):
             (run_dir / name).unlink(missing_ok=True)
     barrier()

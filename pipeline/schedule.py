@@ -4,7 +4,7 @@ Source: arXiv:2405.14838, section 3; the adaptive schedule is ours.
 """
 
 import bisect
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.config import AdaptiveConfig, ScheduleConfig
@@ -30,7 +30,7 @@ class Stage:
     resets_optimizer: bool
     """Whether the optimizer starts afresh at ``first_step``."""
     num_added: int = 0
-    """Units that it removes beyond the stage before it on the way from none to all; 0 in a run's first stage."""
+    """Units removed here that the stage before it, on the way from none to all, still had; 0 in a run's first stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class AdaptiveState:
     """Where an adaptive run stands: all that its next decision depends on."""
 
     stage: Stage
-    recent_losses: tuple[float, ...] = field(default=())
+    recent_losses: tuple[float, ...] = ()
     """Losses of the stage's last steps, at most ``window``."""
     previous_loss: float | None = None
     """Running loss with which the stage before ended, of those that did not go back; None in the first stage."""
@@ -208,6 +208,31 @@ def adaptive_move(
     return AdaptiveState(stage, previous_loss=state.running_loss, pace=state.pace)
 
 
+def adaptive_course(config: ScheduleConfig, longest_cot: int) -> list[Stage]:
+    """Return the stages of an adaptive run on the way straight to its end, each as short as it can be.
+
+    Args:
+        config: Settings whose kind is ``adaptive``.
+        longest_cot: Units in the longest training CoT.
+
+    Raises:
+        UserError: If the run has no step.
+    """
+    adaptive, last = config.adaptive, last_num_removed(longest_cot, config.remove_all_beyond)
+    state = adaptive_start(config, longest_cot)
+    stages = [state.stage]
+    while not stages[-1].removes_all:
+        next_step = stages[-1].first_step + fewest_steps(adaptive)
+        state = adaptive_move(state, "advance", next_step, adaptive, last)
+        stages.append(state.stage)
+    return stages
+
+
+def fewest_steps(config: AdaptiveConfig) -> int:
+    """Return the optimizer steps of a stage that is learned at once: the running mean must be full."""
+    return max(config.min_steps, config.window)
+
+
 def stage_numbers(config: ScheduleConfig, longest_cot: int) -> list[int]:
     """Return the numbers of removed units at which a run's stages stand on the way straight to its end.
 
@@ -220,11 +245,9 @@ def stage_numbers(config: ScheduleConfig, longest_cot: int) -> list[int]:
         return [0]
     if config.kind == "no_cot":
         return [last]
-    numbers = [min(config.start_removed, last)]
-    while numbers[-1] < last:
-        on_the_way = next_num_removed(numbers[-1], "advance", config.adaptive, last)
-        numbers.append(on_the_way if config.kind == "adaptive" else numbers[-1] + 1)
-    return numbers
+    if config.kind == "adaptive":
+        return [stage.num_removed for stage in adaptive_course(config, longest_cot)]
+    return list(range(min(config.start_removed, last), last + 1))
 
 
 def next_num_removed(num_removed: int, decision: Literal["advance", "back"], config: AdaptiveConfig, last: int) -> int:

@@ -1,7 +1,6 @@
 """Scores predictions: answer extraction, exact match, confidence interval. Pure Python."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,15 @@ class ScoreReport:
         """Wilson's 95 % interval of the accuracy."""
         return wilson_interval(self.num_correct, self.num_examples)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return accuracy, interval and counts."""
+        return {
+            "accuracy": self.accuracy,
+            "confidence_interval": self.confidence_interval,
+            "num_correct": self.num_correct,
+            "num_examples": self.num_examples,
+        }
+
 
 def extract_answer(text: str) -> str:
     """Return what follows the last ``####`` (the whole text where there is none), without commas and outer blanks.
@@ -43,19 +51,6 @@ def extract_answer(text: str) -> str:
 def is_correct(prediction: str, answer: str) -> bool:
     """Tell whether prediction and answer match exactly once both are extracted."""
     return extract_answer(prediction) == extract_answer(answer)
-
-
-def accuracy(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    """Return the share of exact matches.
-
-    Raises:
-        ValueError: If there is nothing to score, or the lengths differ.
-    """
-    if not answers:
-        raise ValueError("accuracy of 0 examples is undefined; pass at least one.")
-    if len(predictions) != len(answers):
-        raise ValueError(f"{len(predictions)} predictions for {len(answers)} answers; pass one for each.")
-    return sum(map(is_correct, predictions, answers)) / len(answers)
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -84,12 +84,12 @@ def _listed_peak(device: torch.device, dtype: torch.dtype) -> float | None:
     return next((1e12 * peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
 
 
-def measured_peak(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of a large matrix product, the best of several."""
     size = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     seconds = []
-    for _ in range(repeats + 1):  # the first warms up
+    for _ in range(4):  # the first warms up
         begin = time.perf_counter()
         functional.linear(left, right)
         if device.type == "cuda":

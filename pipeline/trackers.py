@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import TrackerName
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ class Trackers:
 
 
 def _tell(name: str, error: Exception) -> None:
-    cause = " ".join(str(error).split()) or type(error).__name__
-    logger.warning("run.trackers: %s failed (%s); the run goes on without it", name, cause)
+    logger.warning("run.trackers: %s failed (%s); the run goes on without it", name, in_one_line(error))
 
 
 def _open_tensorboard(run_dir: Path, recipe: dict[str, Any], num_steps_done: int) -> tuple[Log, Callable[[], None]]:

@@ -16,7 +16,6 @@ def write_run(
     *,
     kind: str = "adaptive",
     has_samples: bool = True,
-    has_norms: bool = True,
     frontier: bool = False,
     audit: bool = False,
     has_model: bool = True,
@@ -38,7 +37,7 @@ def write_run(
     for stage, num_removed in enumerate(removed):
         place = {"stage": stage, "num_removed": num_removed}
         first = stage * STEPS_A_STAGE + 1
-        if stage and has_norms:
+        if stage:
             norms = {"moment_norm": 0.5 + stage, "second_moment_norm": 0.01 * stage}
             metrics.append({"kind": "reset", "step": first, **place, **norms})
         for step in range(first, first + STEPS_A_STAGE):
@@ -65,7 +64,7 @@ def write_run(
         write_rows(folder / "samples.jsonl", samples)
     if has_model:
         (folder / "model").mkdir()
-        spec = {"num_removed": last, "removes_all": True, "longest_cot": 3}
+        spec = {"num_removed": last, "removes_all": True, "longest_cot": 3, "step": len(removed) * STEPS_A_STAGE}
         (folder / "model" / "tacit.json").write_text(json.dumps(spec))
     if frontier:
         (folder / "frontier.json").write_text(json.dumps(frontier_of(removed)))

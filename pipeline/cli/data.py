@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import track
 
 from pipeline.cli.arguments import check_command, parse_options
 from pipeline.cli.data_options import (
@@ -235,7 +236,8 @@ def _noting_empty_cot(records: Iterable[CoTRecord], without_cot: list[None]) -> 
 
 
 def _with_progress(rows: Iterable[Row], total: int | None) -> Iterator[Row]:
-    yield from tqdm(rows, total=total, unit=" rows", leave=False, disable=None)  # None: only on a terminal
+    console = Console(stderr=True)
+    yield from track(rows, "rows", total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print_summary(num_rows: dict[Path, int], bad_rows: Sequence[BadRow], num_without_cot: int = 0) -> None:

@@ -135,7 +135,7 @@ def comparison_table(reports: Sequence["ModelReport"]) -> Table:
     for heading in ("accuracy", "95 %", "CoT", "ex/s", "speed-up", "batched"):
         table.add_column(heading, justify="right", no_wrap=True)
     for report in reports:
-        low, high = report.confidence_interval
+        low, high = report.evaluation.score.confidence_interval
         table.add_row(
             report.model,
             f"{100 * report.evaluation.accuracy:.1f} %",

@@ -91,8 +91,9 @@ def check_result_file(path: Path) -> None:
 
 def is_record_of_run(path: Path) -> bool:
     """Return whether a training run has written a file, and goes on with it when it is resumed."""
-    names = ("metrics.jsonl", "samples.jsonl")
-    return path.name in names and all((path.parent / name).is_file() for name in ("recipe.yaml", *names))
+    from pipeline.recorder import FILES
+
+    return path.name in FILES and all((path.parent / name).is_file() for name in ("recipe.yaml", *FILES))
 
 
 def check_result_place(folder: Path, name: str) -> None:

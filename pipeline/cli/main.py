@@ -33,6 +33,15 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 75  # what a scheduler takes for "start me again"
 SECONDS_TO_TELL = 10
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "write to another folder",
+}
+SMALLER = (
+    "Halve engine.micro_batch_tokens or, in an evaluation, evaluation.batch_size (--batch_size); `tacit plan` says "
+    "what else saves memory."
+)
 IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 
@@ -76,9 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno == errno.ENAMETOOLONG:
             _tell("error", f"{error.filename}: no file can have so long a name; check the path.")
             return USAGE
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in REMEDIES:
             raise
-        _tell("error", f"{error.strerror}: {error.filename or 'a file could not be written'}; make room.")
+        what = error.filename or "a file could not be written"
+        _tell("error", f"{error.strerror}: {what}; {REMEDIES[error.errno]}.")
+        return FAILURE
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which only a command that needs it has imported
+            raise
+        _tell("error", f"{str(error).splitlines()[0]} {SMALLER}")
         return FAILURE
 
 

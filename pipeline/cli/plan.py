@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import split_options
+from pipeline.cli.arguments import split_options, whole_number
 from pipeline.config import Config, parse_command_line
 from pipeline.errors import UserError
 
@@ -80,26 +80,23 @@ def _check(options: argparse.Namespace) -> None:
     Raises:
         UserError: If one is none, or out of range.
     """
-    for name, kind, low, high in (
-        ("gpus", int, 1, None),
-        ("rows", int, 1, None),
-        ("tflops", float, 0, None),
-        ("mfu", float, 0, 1),
-    ):
-        text = getattr(options, name)
-        if text is None:
-            continue
-        rule = f"a whole number of at least {low}" if kind is int else f"a number above {low}"
-        rule += f" and at most {high}" if high is not None else ""
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan  # which no rule lets pass
-        if not (value >= low if kind is int else low < value < math.inf) or (high is not None and value > high):
-            raise UserError(f"--{name} ({text}) must be {rule}; correct it.")
-        setattr(options, name, value)
+    options.gpus = whole_number("--gpus", options.gpus)
+    options.rows = None if options.rows is None else whole_number("--rows", options.rows)
+    options.tflops = None if options.tflops is None else _positive("--tflops", options.tflops)
+    options.mfu = _positive("--mfu", options.mfu, most=1)
     if options.rows is not None and options.lengths is not None:
         raise UserError("--rows and --lengths exclude each other: --lengths says the number of rows itself.")
+
+
+def _positive(option: str, text: str, most: float | None = None) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan  # which no rule lets pass
+    if not 0 < value < math.inf or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise UserError(f"{option} ({text}) must be a number above 0{limit}; correct it.")
+    return value
 
 
 def _plan(config: Config, options: argparse.Namespace) -> "Plan":

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.answer_lines import visible
 from pipeline.config import Config
 from pipeline.preview.preview import Lengths, MicroBatchShape, Preview, StagePreview
 from pipeline.preview.rows import ShownRow, Token
@@ -97,7 +98,7 @@ def _look(token: Token) -> tuple[str, bool]:
 
 def _marked_part(tokens: Sequence[Token]) -> list[Text]:
     """Return the tokens of one look as words, marked at both ends."""
-    words = [visible(token.text) for token in tokens]
+    words = [in_one_word(token.text) for token in tokens]
     if tokens[0].part in SEPARATORS:
         words = _between("[", words, "]")
     if tokens[0].is_removed:
@@ -119,12 +120,9 @@ def _style(token: Token) -> str:
     return f"{STYLES[token.part]} {LOSS}" if token.has_loss else STYLES[token.part]
 
 
-def visible(text: str) -> str:
+def in_one_word(text: str) -> str:
     """Return a token's text in one word: blanks as a sign, what cannot be printed as its escape."""
-    return "".join(
-        BLANK if character == " " else character if character.isprintable() else ascii(character)[1:-1]
-        for character in text
-    )
+    return visible(text).replace(" ", BLANK)
 
 
 def positions_table(tokens: Sequence[Token]) -> Table:
@@ -135,7 +133,7 @@ def positions_table(tokens: Sequence[Token]) -> Table:
     for token in tokens:
         table.add_row(
             token.part.replace("_", " "),
-            Text(visible(token.text), _style(token)),
+            Text(in_one_word(token.text), _style(token)),
             str(token.id),
             "removed" if token.position is None else str(token.position),
             "loss" if token.has_loss else "",

@@ -33,19 +33,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a sentence.")
     options = parse_options(parser, argv)
     report = score_file(options.file, options.step)
-    lower, upper = report.confidence_interval
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "accuracy": report.accuracy,
-                    "num_correct": report.num_correct,
-                    "num_examples": report.num_examples,
-                    "confidence_interval": [lower, upper],
-                }
-            )
-        )
+        print(json.dumps(report.to_json()))
     else:
+        lower, upper = report.confidence_interval
         print(
             f"accuracy {report.accuracy:.4f} ({report.num_correct:,} of {report.num_examples:,} rows), "
             f"95 % interval {lower:.4f} to {upper:.4f}"

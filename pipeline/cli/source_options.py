@@ -9,7 +9,7 @@ from pipeline.config import ColumnsConfig
 from pipeline.config.checks import check_column_names
 from pipeline.errors import UserError
 from pipeline.records import SourceFormat
-from pipeline.records.readers import format_of_file
+from pipeline.records.readers import format_of_file, is_on_hub
 
 
 def add_column_options(parser: ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def check_source_options(source: str, source_format: SourceFormat, split: str | 
     Raises:
         UserError: If a file is to have splits, or rows of text are to have columns.
     """
-    if split is not None and source_format != "hub" and Path(source).is_file():
+    if split is not None and Path(source).is_file() and not is_on_hub(source, source_format):
         raise UserError(f"--split ({split}): {source} is a file, and only data sets on the Hub have splits; drop it.")
     if format_of_file(source, source_format) != "text":
         return

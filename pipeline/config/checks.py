@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from operator import attrgetter
 
 from pipeline.config.schema import AdaptiveConfig, Config, FormatConfig, LoraConfig
 
@@ -79,27 +79,20 @@ def check(config: Config) -> list[str]:
     ]
 
 
-def _value(config: Config, dotted: str) -> Any:
-    value: Any = config
-    for name in dotted.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _check_single_fields(config: Config) -> Iterator[str]:
     for dotted, remedy in REQUIRED.items():
-        if not _value(config, dotted):
+        if not attrgetter(dotted)(config):
             yield f"{dotted} is not set; {remedy}"
     for dotted, minimum in MINIMUM.items():
-        value = _value(config, dotted)
+        value = attrgetter(dotted)(config)
         if value is not None and not value >= minimum:
             yield f"{dotted} ({value}) must be at least {minimum}; raise it."
     for dotted in POSITIVE:
-        value = _value(config, dotted)
+        value = attrgetter(dotted)(config)
         if value is not None and not value > 0:
             yield f"{dotted} ({value}) must be above 0; raise it."
     for dotted in (*MINIMUM, *POSITIVE):
-        value = _value(config, dotted)
+        value = attrgetter(dotted)(config)
         if value is not None and value > (maximum := MAXIMUM.get(dotted, LARGEST)):
             yield f"{dotted} ({value}) must be at most {maximum:g}; lower it."
     pace = config.schedule.removed_per_epoch

@@ -13,8 +13,9 @@ from pipeline.doctor.finding import Finding, faults_of, reason_of
 from pipeline.ds_config import check_suits_quantization, load_ds_config
 from pipeline.errors import UserError
 from pipeline.modeling import build_model_config, build_tokenizer
+from pipeline.preparation import check_model_path
 from pipeline.records import read_records
-from pipeline.records.readers import FILE_SUFFIXES, BadRow
+from pipeline.records.readers import BadRow, is_on_hub
 
 ROWS_TRIED = 1000
 HUB_SECONDS = 5
@@ -53,6 +54,7 @@ def check_model(config: Config) -> list[Finding]:
     model = config.model
     folder = Path(model.name_or_path)
     try:
+        check_model_path(model.name_or_path)
         if model.name_or_path and not folder.is_dir():
             return [check_hub("model", "model.name_or_path", model.name_or_path)]
         tokenizer = build_tokenizer(model)
@@ -78,8 +80,7 @@ def check_data(data: DataConfig) -> list[Finding]:
 
 
 def _check_source(data: DataConfig, field: str, source: str) -> Finding:
-    is_file = Path(source).exists() or source.endswith(FILE_SUFFIXES)
-    if data.source_format == "hub" or (not is_file and source.count("/") == 1):
+    if is_on_hub(source, data.source_format):
         return check_hub("dataset", field, source.partition(":")[0])
     bad_rows: list[BadRow] = []
     try:

@@ -79,7 +79,7 @@ def nf4_error(device: str) -> float:
     return ((dequantize_4bit(stored, scales) - numbers).abs().mean() / numbers.abs().mean()).item()
 
 
-def adamw_8bit_step(device: str, lr: float = 0.1) -> tuple[float, str]:
+def adamw_8bit_step(device: str) -> tuple[float, str]:
     """Take a first step on ones with a constant gradient.
 
     Returns:
@@ -88,6 +88,7 @@ def adamw_8bit_step(device: str, lr: float = 0.1) -> tuple[float, str]:
     """
     from bitsandbytes.optim import PagedAdamW8bit
 
+    lr = 0.1
     weights = torch.nn.Parameter(torch.ones(64, 64, device=device))  # moments of fewer than 4,096 stay in 32 bits
     optimizer = PagedAdamW8bit([weights], lr=lr, weight_decay=0.0)
     weights.grad = torch.full_like(weights, 0.5)

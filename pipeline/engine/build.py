@@ -13,7 +13,7 @@ from pipeline.ds_config import fill_ds_config, load_ds_config
 from pipeline.engine.engine import Engine
 from pipeline.engine.master_weights import step_all_at_once
 from pipeline.engine.optimizer import make_optimizer
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 from pipeline.ranks import world_size
 
 
@@ -51,9 +51,8 @@ def build_engine(
     try:
         ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
     except ValueError as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"engine.deepspeed ({config.deepspeed}): DeepSpeed refuses it ({reason}); correct it."
+            f"engine.deepspeed ({config.deepspeed}): DeepSpeed refuses it ({in_one_line(error)}); correct it."
         ) from error
     if world_size() == 1 and ds_engine.zero_optimization_stage() == 0:
         # There is nobody to share gradients with, and DeepSpeed would copy all of them to do so.

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.config import LoraConfig, ModelConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 from pipeline.model_size import ModelSize
 from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.attention import padding_free
@@ -60,7 +60,7 @@ def build_fake_model(
             add_adapters(model, lora, seed=0)
             model.to(dtype)
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable()
     size = _size(model, quantized, STORED_BYTES.get(settings.quantization, 0.0))
     mode = FakeTensorMode()
     _make_fake(model, mode)
@@ -81,8 +81,9 @@ def _from_config(
     except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
         if attention == "sdpa":  # the architecture lacks it
             return _from_config(model_config, settings, "eager", dtype)
-        reason = " ".join(str(error).split())
-        raise UserError(f"model: {model_config.model_type} cannot be built ({reason}); correct it.") from error
+        raise UserError(
+            f"model: {model_config.model_type} cannot be built ({in_one_line(error)}); correct it."
+        ) from error
 
 
 def _make_fake(model: PreTrainedModel, mode: FakeTensorMode) -> None:

@@ -1,4 +1,4 @@
-"""Builds the recipe's model and tokenizer, and loads saved ones."""
+"""Builds the recipe's model and tokenizer."""
 
 import inspect
 import logging
@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from pipeline.config import LoraConfig, ModelConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.attention import choose_attention, packs, padding_free
 from pipeline.modeling.lora import (
@@ -179,8 +179,9 @@ def build_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
     try:
         built = AutoConfig.for_model(model_type, **{**special, **fields})
     except (ValueError, TypeError, AttributeError, ArithmeticError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.from_scratch: {model_type} refuses these settings ({reason}); correct them.") from error
+        raise UserError(
+            f"model.from_scratch: {model_type} refuses these settings ({in_one_line(error)}); correct them."
+        ) from error
     _check_causal(built, "model.from_scratch", "it")
     return built
 
@@ -214,7 +215,7 @@ def check_size(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, num
     if config.model_type in IGNORE_PADDING_MASK:
         raise UserError(
             f"model: {config.model_type} ignores the attention mask, so questions that are answered in one batch would "
-            "be read with their padding; take another, such as gpt2, llama or mamba."
+            "be read with their padding; take another, such as gpt2 or llama."
         )
     has = positions_of(config)
     if num_positions > has:

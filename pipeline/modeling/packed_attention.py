@@ -24,12 +24,12 @@ PACKING = (PACKED_SDPA, "flash_attention_2")
 ROW_WISE_LAYERS = {"full_attention", "sliding_attention"}
 
 
-def can_pack(model_class: type[PreTrainedModel], config: PretrainedConfig) -> bool:
+def can_pack(model: type[PreTrainedModel] | PreTrainedModel, config: PretrainedConfig) -> bool:
     """Return whether attention is all through which an architecture's tokens see each other, and can be replaced."""
     layer_types = getattr(config, "layer_types", None) or ()
     return (
-        model_class.is_backend_compatible()
-        and not getattr(model_class, "_is_stateful", False)
+        model.is_backend_compatible()
+        and not getattr(model, "_is_stateful", False)
         and ROW_WISE_LAYERS.issuperset(layer_types)
     )
 

@@ -28,7 +28,7 @@ def load_pretrained(name: str, field: str, **settings: Any) -> PreTrainedModel:
     """Return a model with every weight of its own.
 
     Args:
-        name: Hub name or folder; a folder of adapters gives their base with the adapters on it.
+        name: Hub name or folder.
         field: What the user calls it, for messages.
         settings: For Transformers' ``from_pretrained``.
 

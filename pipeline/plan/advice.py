@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from pipeline.config import Config, LoraConfig
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.plan.memory import Memory
 from pipeline.plan.planner import Planner
@@ -112,6 +112,8 @@ def _more_gpus(start: _Variant) -> Iterator[_Variant]:
 
 
 def _adapters(start: _Variant) -> Iterator[_Variant]:
+    if start.config.model.from_scratch is not None:  # nothing trained for adapters to stand on
+        return
     for change in ((_lora,), (_lora, _checkpointing), (_lora, _checkpointing, _bf16)):
         yield _changed(start, change)
     yield _changed(start, (_lora, _nf4, _checkpointing, _bf16))
@@ -145,13 +147,11 @@ def _eight_bit(variant: _Variant) -> _Variant:
 def _lora(variant: _Variant) -> _Variant:
     if variant.config.lora.rank is not None:
         return variant
-    lora = LoraConfig(rank=ADVISED_RANK)
-    changed = replace(variant.config, lora=lora)
-    return replace(variant, config=changed, settings=(*variant.settings, f"--lora.rank {ADVISED_RANK}"))
+    return variant.change("lora", f"--lora.rank {ADVISED_RANK}", rank=ADVISED_RANK)
 
 
 def _nf4(variant: _Variant) -> _Variant:
-    if variant.config.model.quantization == "nf4" or variant.config.model.from_scratch is not None:
+    if variant.config.model.quantization == "nf4":
         return variant
     return variant.change("model", "--model.quantization nf4", quantization="nf4")
 

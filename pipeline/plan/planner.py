@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline.config import Config
 from pipeline.ds_config import check_suits_quantization
 from pipeline.errors import UserError
+from pipeline.layout import EXTRA_TOKENS
 from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
 from pipeline.model_size import ModelSize
 from pipeline.plan.keys import model_key, shapes_key
@@ -15,7 +16,6 @@ from pipeline.plan.peaks import DecodingTrace, MicroBatchTrace, between
 from pipeline.plan.stages import StagePlan, plan_stages
 from pipeline.plan.zero import zero_settings
 
-EXTRA_TOKENS = 8  # that decoding may write beyond the longest target
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 
 

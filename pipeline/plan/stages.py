@@ -7,18 +7,12 @@ import numpy as np
 from pipeline.config import RemovalConfig, ScheduleConfig
 from pipeline.plan.lengths import RowLengths
 from pipeline.removal import earlier_share_at
-from pipeline.schedule import (
-    Stage,
-    fixed_schedule,
-    last_num_removed,
-    num_final_steps,
-    stage_numbers,
-)
+from pipeline.schedule import Stage, adaptive_course, fewest_steps, fixed_schedule, num_final_steps
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage, as it will be, with the rows that lose fewer units, but not smoothing, which takes a little more."""
+    """One stage. Rows of ``removal.earlier_share`` are counted; smoothing, which removes a little more, is not."""
 
     num_removed: int
     """Scheduled number of removed CoT units."""
@@ -122,27 +116,11 @@ def _fixed_course(schedule: ScheduleConfig, steps_per_epoch: int, longest_cot: i
 
 def _adaptive_course(schedule: ScheduleConfig, steps_per_epoch: int, longest_cot: int) -> list[tuple[Stage, int, int]]:
     """Return the way straight to the end, each stage at its fastest and at its slowest."""
-    adaptive = schedule.adaptive
-    last = last_num_removed(longest_cot, schedule.remove_all_beyond)
-    fastest = max(adaptive.min_steps, adaptive.window)  # the running mean must be full
+    fastest = fewest_steps(schedule.adaptive)
+    slowest = max(schedule.adaptive.max_steps, fastest)
     final = num_final_steps(schedule.final_epochs, steps_per_epoch)
-    numbers = stage_numbers(schedule, longest_cot)
-    return [
-        (
-            Stage(
-                index,
-                number,
-                number == last,
-                0,
-                smooths=number > 0,
-                resets_optimizer=index > 0,
-                num_added=number - numbers[index - 1] if index else 0,
-            ),
-            final if number == last else fastest,
-            final if number == last else max(adaptive.max_steps, fastest),
-        )
-        for index, number in enumerate(numbers)
-    ]
+    *before, last = adaptive_course(schedule, longest_cot)
+    return [*((stage, fastest, slowest) for stage in before), (last, final, final)]
 
 
 def steps_of_course(stages: list[StagePlan], slowest: bool, max_steps: int | None) -> list[int]:

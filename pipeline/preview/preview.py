@@ -16,7 +16,6 @@ from pipeline.batching import (
     StepDataset,
     build_rows,
     epoch_order,
-    removal_rule,
 )
 from pipeline.config import Config, ModelConfig
 from pipeline.errors import UserError
@@ -118,7 +117,7 @@ def make_preview(config: Config, num_rows: int, num_ranks: int, stages: str | No
     chosen = choose_stages(course, stages)
     row_numbers = epoch_order(len(examples), config.run.seed, epoch=0)[:num_rows]
     text_of = cache(lambda token_id: token_text(tokenizer, token_id))
-    rule = removal_rule(config.removal, examples)
+    rule = RemovalRule(config.removal, examples.longest_cot("token"))
     return Preview(
         len(examples),
         per_epoch,
@@ -171,8 +170,8 @@ def _preview_stage(
             example,
             row,
             examples.layout,
-            rule.side,
-            rule.right_first,
+            rule.removal.side,
+            rule.removal.right_first,
             text_of,
         )
         for number, example, row in zip(row_numbers, examples.take(row_numbers), rows, strict=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.config import ScheduleConfig
 from pipeline.errors import UserError, listed
-from pipeline.schedule import Stage, adaptive_move, adaptive_start, fixed_schedule, last_num_removed
+from pipeline.schedule import Stage, adaptive_course, fixed_schedule
 
 
 def course_of(config: ScheduleConfig, steps_per_epoch: int, longest_cot: int) -> list[Stage]:
@@ -23,12 +23,7 @@ def course_of(config: ScheduleConfig, steps_per_epoch: int, longest_cot: int) ->
     """
     if config.kind != "adaptive":
         return list(fixed_schedule(config, steps_per_epoch, longest_cot).stages)
-    state, last = adaptive_start(config, longest_cot), last_num_removed(longest_cot, config.remove_all_beyond)
-    fewest_steps = max(config.adaptive.min_steps, config.adaptive.window)
-    stages = [state.stage]
-    while not stages[-1].removes_all:
-        state = adaptive_move(state, "advance", stages[-1].first_step + fewest_steps, config.adaptive, last)
-        stages.append(state.stage)
+    stages = adaptive_course(config, longest_cot)
     return [stage for stage in stages if config.max_steps is None or stage.first_step < config.max_steps]
 
 

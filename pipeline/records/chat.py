@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any
 
+from pipeline.errors import shortened
 from pipeline.records.row_error import RowError, type_name
 
 ROLES = ("system", "user", "assistant")
@@ -82,7 +83,7 @@ def _message(message: object, number: int, key: str) -> Message:
         raise RowError(f'{where} is {type_name(message)}; write {{"role": ..., "content": ...}}')
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        found = "no `role`" if role is None else f"the role {_short(role)}"
+        found = "no `role`" if role is None else f"the role {shortened(repr(role), 40)}"
         raise RowError(f"{where} has {found}; it must be one of {', '.join(ROLES)}")
     if message.get("tool_calls"):
         raise RowError(f"{where} has `tool_calls`; only messages of text can be read, so leave the row out")
@@ -120,8 +121,3 @@ def _reasoning_and_answer(content: str, message: dict[str, Any], key: str) -> tu
     if block is None:
         raise RowError(f"`{BEGIN}` does not begin the last of `{key}`; put the reasoning before the answer")
     return block[1].strip(), block[2].strip()
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

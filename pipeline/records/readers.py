@@ -9,7 +9,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line
 from pipeline.records.record import CoTRecord
 from pipeline.records.rows import (
     OWN_NAMES,
@@ -78,7 +78,7 @@ def read_records(
     if on_bad_row == "skip" and bad_rows is None:
         raise ValueError("on_bad_row='skip' needs a bad_rows list, or skipped rows would vanish silently.")
     noted = bad_rows if on_bad_row == "skip" else None
-    if source_format == "hub" or (source_format in ("auto", "gsm8k") and _is_hub_name(source)):
+    if is_on_hub(source, source_format):
         return _read_hub(source, source_format, split, columns, noted)
     path = Path(source)
     if not os.path.exists(path) or os.path.isdir(path):
@@ -96,7 +96,10 @@ def format_of_file(source: str, source_format: SourceFormat) -> SourceFormat:
         return _detect_format(path, handle.peek(1024))
 
 
-def _is_hub_name(source: str) -> bool:
+def is_on_hub(source: str, source_format: SourceFormat) -> bool:
+    """Return whether a source is a Hub name, and no file."""
+    if source_format not in ("auto", "gsm8k"):
+        return source_format == "hub"
     return not os.path.exists(source) and bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILE_SUFFIXES)
 
 
@@ -156,10 +159,9 @@ def _hub_rows(source: str, split: str) -> Iterator[dict[str, Any]]:
     try:
         yield from datasets.load_dataset(name, config or None, split=split, streaming=True)
     except Exception as error:  # whatever the library, the network or the data set's files raise
-        cause = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{source}: neither a file here nor a Hub data set whose split {split!r} could be read ({cause}); "
-            "check path or name (`owner/name:config`), split and network."
+            f"{source}: neither a file here nor a Hub data set whose split {split!r} could be read "
+            f"({in_one_line(error)}); check path or name (`owner/name:config`), split and network."
         ) from error
 
 

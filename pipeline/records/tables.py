@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, in_one_line, shortened
 from pipeline.records.row_error import RowError
 from pipeline.records.streams import MAX_ELEMENT_CHARACTERS
 
 ROWS_AT_ONCE = 1024  # of a Parquet file
+MOST_TOLD = 200  # characters of an error, or of the columns there are
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of such bytes
 TableRow = dict[str, Any] | RowError
 """Column name to value, or what is wrong with the row."""
@@ -131,19 +132,12 @@ def _parquet_row(row: Any) -> TableRow:
     except UnicodeDecodeError:
         return RowError("not UTF-8; write the texts as UTF-8")
     except Exception as error:  # dates and numbers that Python cannot hold
-        return RowError(f"not readable ({_in_one_line(error)}); write texts")
+        return RowError(f"not readable ({shortened(in_one_line(error), MOST_TOLD)}); write texts")
 
 
 def _damaged(source: str, error: Exception) -> UserError:
-    return UserError(f"{source}: not a whole Parquet file ({_in_one_line(error)}); write it again, or as JSONL.")
-
-
-def _in_one_line(error: Exception) -> str:
-    return _shortened(" ".join(str(error).split()) or type(error).__name__)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    cause = shortened(in_one_line(error), MOST_TOLD)
+    return UserError(f"{source}: not a whole Parquet file ({cause}); write it again, or as JSONL.")
 
 
 def _check_columns(columns: Sequence[str], names: Mapping[str, str], place: str) -> None:
@@ -164,7 +158,7 @@ def _check_columns(columns: Sequence[str], names: Mapping[str, str], place: str)
 
 
 def _listed(columns: Collection[str]) -> str:
-    return f"its columns: {_shortened(', '.join(map(repr, columns)))}"
+    return f"its columns: {shortened(', '.join(map(repr, columns)), MOST_TOLD)}"
 
 
 def row_or_fault(row: TableRow) -> dict[str, Any]:

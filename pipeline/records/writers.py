@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shortened
 from pipeline.records.record import CoTRecord, is_split_text
 from pipeline.records.rows import RowError, parse_text_row
 
@@ -21,16 +21,16 @@ def to_text_line(record: CoTRecord) -> str:
         for mark in ("||", "####", "\n", "\r"):
             if mark in text:
                 raise UserError(
-                    f"{name} {_shortened(text)} holds {mark!r}, so text would not read back; write .jsonl instead."
+                    f"{name} {shortened(text, 60)!r} holds {mark!r}, so text would not read back; write .jsonl instead."
                 )
     line = f"{record.question}||{record.cot} #### {record.answer}"
     try:
         read_back = parse_text_row(line)
     except RowError as error:
-        raise UserError(f"row {_shortened(line)} cannot be read back from text: {error}.") from error
+        raise UserError(f"row {shortened(line, 60)!r} cannot be read back from text: {error}.") from error
     if (read_back.question, read_back.cot, read_back.answer) != (record.question, record.cot, record.answer):
         raise UserError(
-            f"row {_shortened(line)} would read back differently: a field begins or ends with a blank or `|`; "
+            f"row {shortened(line, 60)!r} would read back differently: a field begins or ends with a blank or `|`; "
             "write .jsonl instead."
         )
     return line
@@ -120,7 +120,3 @@ def write_together(lines_of: Mapping[Path, Iterable[str]]) -> dict[Path, int]:
             with suppress(OSError):  # it may never have been made
                 file.unlink()
     return num_rows
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -37,18 +37,9 @@ def stage_ends(evaluations: Sequence[Row]) -> list[Row]:
 
 
 def kept_evaluation(run: Run) -> Row | None:
-    """Return the evaluation of the model in ``model/``; None while there is no such model.
-
-    In the last stage the best model is kept, of equals the later one. A run that ended before keeps what it had.
-    """
-    if run.model is None:
-        return None
-    if (step := run.model.get("step")) is not None:
-        return next((row for row in run.evaluations if row["step"] == step), None)
-    there = [row for row in run.evaluations if row["num_removed"] == run.model.get("num_removed")]
-    if run.model.get("removes_all") or run.setting("schedule.kind") == "explicit_cot":
-        return max(there, key=lambda row: (row["accuracy"], row["step"]), default=None)
-    return there[-1] if there else None
+    """Return the evaluation of the model in ``model/``; None while there is no such model."""
+    step = run.model.get("step") if run.model else None
+    return next((row for row in run.evaluations if row["step"] == step), None)
 
 
 @dataclass(frozen=True, slots=True)

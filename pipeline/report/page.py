@@ -12,7 +12,7 @@ from pipeline.report.figure_style import drawing, look, to_svg
 from pipeline.report.figures import accuracy_figure, loss_figure, removal_figure, reset_figure, speed_figure
 from pipeline.report.frontier_figure import frontier_figure, validation_figure
 from pipeline.report.resets import reset_telemetry
-from pipeline.report.run import NUM_QUESTIONS, Run
+from pipeline.report.run import NUM_QUESTIONS
 from pipeline.report.samples import NUM_FIRST, sample_questions
 from pipeline.report.summary import Summary, percent
 from pipeline.report.table import Table
@@ -21,7 +21,6 @@ from pipeline.report.tables import event_tables, frontier_table, metrics_table, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NamedRuns = Sequence[tuple[str, Run]]
 LOSS_FIELDS = {
     "loss": ("loss", 1.0, 4),
     "token accuracy (%)": ("token_accuracy", 100.0, 1),

@@ -94,8 +94,7 @@ def read_run(path: Path) -> Run:
         environment_text=_text(path / "environment.json"),
         train=train,
         evaluations=tuple(row for row in rows("evaluation") if number(row.get("accuracy")) is not None),
-        # Runs from before resets had rows of their own tell them by the step that follows.
-        resets=rows("reset") or tuple(row for row in train if row.get("after_reset")),
+        resets=rows("reset"),
         checkpoints=rows("checkpoint"),
         collapses=rows("collapse"),
         nonfinite=rows("nonfinite"),

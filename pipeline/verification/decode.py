@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from pipeline.decoding import Prompt, cut_at_end, greedy_decode, room_for
 from pipeline.layout import SequenceLayout
+from pipeline.modeling.packed_attention import can_pack
 from pipeline.verification.rows import Rows, best_width
 from pipeline.verification.slots import SlotCache
 
@@ -62,14 +63,8 @@ def verified_decode(
 
 def _can_take_back(model: PreTrainedModel, num_columns: int) -> bool:
     """Return whether masking a token undoes it: no state runs on, and no window counts the holes in a cache."""
-    config = model.config
-    window = getattr(config, "sliding_window", None)
-    return (
-        model.is_backend_compatible()
-        and not getattr(model, "_is_stateful", False)
-        and {"full_attention", "sliding_attention"}.issuperset(getattr(config, "layer_types", None) or ())
-        and (window is None or window >= num_columns)
-    )
+    window = getattr(model.config, "sliding_window", None)
+    return can_pack(model, model.config) and (window is None or window >= num_columns)
 
 
 class _Verification:

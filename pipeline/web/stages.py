@@ -56,7 +56,7 @@ class Stages:
         try:
             with run.joinpath("samples.jsonl").open(encoding="utf-8") as file:
                 questions = [json.loads(line)["question"] for _, line in zip(range(NUM_EXAMPLES), file, strict=False)]
-        except OSError:
+        except (OSError, ValueError, KeyError):  # none written yet, or a line that a cut run has not ended
             return []
         return [question if self._task == "text" else plain_form(question) for question in dict.fromkeys(questions)]
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli.main import main
-from pipeline.cli.preview_text import row_text, share_of_padding, visible
+from pipeline.cli.preview_text import in_one_word, row_text, share_of_padding
 from pipeline.preview.preview import MicroBatchShape
 from pipeline.preview.rows import Token
 from tests.forked import tacit
@@ -203,7 +203,7 @@ def test_colours_strike_and_underline() -> None:
     ("text", "word"), [(" 1", "␣1"), ("  ", "␣␣"), ("\n", "\\n"), ("\x1b[31m", "\\x1b[31m"), ("é", "é"), ("[b]", "[b]")]
 )
 def test_tokens_are_words_without_anything_that_cannot_be_seen(text: str, word: str) -> None:
-    assert visible(text) == word
+    assert in_one_word(text) == word
 
 
 def test_share_of_padding() -> None:

@@ -98,6 +98,7 @@ def test_an_export_in_another_type_is_half_as_large(run_dir: Path, tmp_path: Pat
         (["{run}", "--stage", "3"], "holds no stage 3"),
         (["{run}", "--step", "999"], "(there are step_"),
         (["{run}", "--stage", "0", "--step", "3"], "exclude each other"),
+        (["{run}", "--base", "{tmp}"], "--base ({tmp}): {run}/model has no adapters"),
         (["{run}", "--dtype", "int3"], "--dtype (int3) must be one of"),
         (["{run}", "--outptu", "x"], "Did you mean --output?"),
     ],
@@ -107,7 +108,7 @@ def test_wrong_exports(
 ) -> None:
     filled = [option.format(tmp=tmp_path, run=run_dir) for option in options]
     assert main(["export", *filled, "--output", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(tmp=tmp_path, run=run_dir) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,7 @@ from pipeline.answering import Answerer
 from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.config.parsing import parse_command_line
-from pipeline.decoding import EXTRA_TOKENS
+from pipeline.layout import EXTRA_TOKENS
 from pipeline.records.chat import conversation_of
 from pipeline.scoring import extract_answer
 from pipeline.train import train

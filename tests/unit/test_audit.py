@@ -299,9 +299,8 @@ def test_the_report_as_json_has_the_figures_that_are_drawn() -> None:
         }
     ]
     other = found["comparisons"][1]
-    assert other.keys() == {
-        "name", "model", "accuracy", "confidence_interval", "only_model", "only_other", "p_value"
-    }  # fmt: skip
+    score = {"accuracy", "confidence_interval", "num_correct", "num_examples"}
+    assert other.keys() == {"name", "model", *score, "only_model", "only_other", "p_value"}
     assert other["p_value"] == mcnemar_p_value(67, 1)
 
 

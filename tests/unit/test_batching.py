@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.batching import (
     epoch_offsets,
     epoch_order,
 )
+from pipeline.config import RemovalConfig
 from pipeline.examples import FEATURES, ExampleSet
 from pipeline.layout import SequenceLayout, assemble_row
 from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
@@ -32,16 +34,14 @@ from pipeline.schedule import Stage
 END, PAD = 1, 0
 LAYOUT = SequenceLayout((2,), (3,), END, PAD)
 STAGE = Stage(1, num_removed=2, removes_all=False, first_step=0, smooths=True, resets_optimizer=True)
-RULE = RemovalRule(
-    "left",
-    "token",
-    smoothing_lambda=0.5,
-    earlier_share=0.0,
-    earlier_from=0,
-    right_first=0,
-    keep_positions=False,
-    longest_cot=12,
-)
+
+
+def rule_with(longest_cot: int = 12, smoothing_lambda: float = 0.5, **removal: Any) -> RemovalRule:
+    """Return a rule that removes tokens from the left, but for what is named."""
+    return RemovalRule(RemovalConfig(smoothing_lambda=smoothing_lambda, **removal), longest_cot)
+
+
+RULE = rule_with()
 
 
 def build_examples(cot_lengths: Sequence[int]) -> ExampleSet:
@@ -180,7 +180,7 @@ def test_offsets_are_a_function_of_seed_epoch_and_row() -> None:
     assert (epoch_offsets(200, 3, 2, STAGE, RULE) == first).all()
     for seed, epoch in ((3, 1), (4, 2), (2, 3)):
         assert (epoch_offsets(200, seed, epoch, STAGE, RULE) != first).any()
-    assert not epoch_offsets(200, 3, 2, STAGE, replace(RULE, smoothing_lambda=float("inf"))).any()
+    assert not epoch_offsets(200, 3, 2, STAGE, rule_with(smoothing_lambda=float("inf"))).any()
 
 
 @pytest.mark.parametrize("global_batch_size", [1, 3, 10])
@@ -209,29 +209,29 @@ ADDS_FOUR = replace(STAGE, num_removed=6, num_added=4)
 
 
 def test_a_share_of_the_rows_loses_fewer_units_and_the_others_draw_as_without_it() -> None:
-    with_share = epoch_offsets(20_000, 3, 2, ADDS_FOUR, replace(RULE, earlier_share=0.4))
+    with_share = epoch_offsets(20_000, 3, 2, ADDS_FOUR, rule_with(earlier_share=0.4))
     without = epoch_offsets(20_000, 3, 2, ADDS_FOUR, RULE)
     fewer = with_share < 0
     assert set(with_share[fewer]) == {-1, -2, -3, -4}
     # Four standard errors of 20,000 draws.
     assert fewer.mean() == pytest.approx(0.4, abs=0.014)
     assert (with_share[~fewer] == without[~fewer]).all()
-    assert (epoch_offsets(20_000, 3, 3, ADDS_FOUR, replace(RULE, earlier_share=0.4)) != with_share).any()
+    assert (epoch_offsets(20_000, 3, 3, ADDS_FOUR, rule_with(earlier_share=0.4)) != with_share).any()
 
 
 def test_a_stage_that_adds_nothing_has_no_rows_that_lose_fewer() -> None:
-    assert (epoch_offsets(200, 3, 2, STAGE, replace(RULE, earlier_share=0.9)) >= 0).all()
+    assert (epoch_offsets(200, 3, 2, STAGE, rule_with(earlier_share=0.9)) >= 0).all()
 
 
 @pytest.mark.parametrize(("earlier_from", "some_do"), [(6, True), (7, False)])
 def test_rows_lose_fewer_only_from_the_stage_on_that_the_recipe_names(earlier_from: int, some_do: bool) -> None:
-    rule = replace(RULE, earlier_share=0.9, earlier_from=earlier_from)
+    rule = rule_with(earlier_share=0.9, earlier_from=earlier_from)
     assert (epoch_offsets(200, 3, 2, ADDS_FOUR, rule) < 0).any() == some_do
 
 
 def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
     last = Stage(3, 12, removes_all=True, first_step=0, smooths=True, resets_optimizer=True, num_added=9)
-    rule = replace(RULE, earlier_share=0.6)
+    rule = rule_with(earlier_share=0.6)
     offsets = epoch_offsets(10, 0, 0, last, rule)
     assert (offsets < 0).any() and (offsets >= 0).any()
     for batch in load(range(3), stage=last, rule=rule):
@@ -240,14 +240,14 @@ def test_rows_that_lose_fewer_train_on_what_they_keep() -> None:
             assert len(row[0]) - 5 == (0 if offset >= 0 else max(length - 12 - offset, 0))
 
 
-def build(stage: Stage, offset: int, cot_length: int = 8, **rule: object) -> tuple[list[int], list[int]]:
+def build(stage: Stage, offset: int, cot_length: int = 8, **removal: Any) -> tuple[list[int], list[int]]:
     """Return ids and positions of a single row with this offset."""
     (row,) = build_rows(
         build_examples([cot_length]),
         np.array([0]),
         np.array([offset]),
         stage,
-        replace(RULE, longest_cot=10, **rule),  # type: ignore[arg-type]
+        rule_with(10, **removal),
     )
     return row.input_ids.tolist(), row.position_ids.tolist()
 

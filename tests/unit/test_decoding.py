@@ -7,8 +7,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from pipeline.config import LoraConfig, ModelConfig
-from pipeline.decoding import EXTRA_TOKENS, Prompt, cut_at_end, greedy_decode, split_continuation
-from pipeline.layout import SequenceLayout, assemble_prompt
+from pipeline.decoding import Prompt, cut_at_end, greedy_decode, split_continuation
+from pipeline.layout import EXTRA_TOKENS, SequenceLayout, assemble_prompt
 from pipeline.modeling import build_model
 from pipeline.word_tokenizer import build_word_tokenizer
 

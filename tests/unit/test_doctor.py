@@ -438,3 +438,11 @@ def test_a_recipe_asks_the_hub_only_for_what_is_not_here(hub: HTTPServer, tmp_pa
     local, remote = check_data(DataConfig(train=config.data.train, validation="owner/unknown:main"))
     assert local.state == "ok"
     assert remote.found.startswith("data.validation (owner/unknown): not here, and the Hub refuses it")
+
+
+def test_a_path_that_is_not_there_is_no_hub_name(hub: HTTPServer, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, model={"name_or_path": f"{tmp_path}/known"})
+    assert "there is no such folder" in only(check_model(config)).found
+    for path in ("~/known", f"{tmp_path}/known"):
+        for finding in check_data(DataConfig(train=path, validation=path)):
+            assert "no such file" in finding.found

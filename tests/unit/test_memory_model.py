@@ -89,7 +89,7 @@ def real_peaks(config: PretrainedConfig, kernel: str, checkpointing: bool) -> tu
     model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
     fuse_gelu(model)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     model.train()
     layout = SequenceLayout((1,), (), 1, 0)
     example = CoTExample((2,) * (PROMPT - 1), (3,) * (LABELS - 1), (1,))
@@ -254,7 +254,7 @@ def counted_flops(config: PretrainedConfig, lora: LoraConfig | None, checkpointi
     if lora:
         add_adapters(model, lora, seed=0)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     model.train()
     ids = torch.zeros(NUM_ROWS, LENGTH, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, set_checkpoint_early_stop(False):

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from pipeline.config import AdaptiveConfig, Config, RemovalConfig, ScheduleConfig
+from pipeline.config.checks import check
 from pipeline.errors import UserError
 from pipeline.plan.advice import GIB, advise, needs
 from pipeline.plan.architecture import architecture_of
@@ -213,6 +214,7 @@ def test_advice_is_enough_and_named_as_typed() -> None:
                 gpus = int(value)
             else:
                 changed = changes[option](changed, value)
+        assert check(changed) == check(config)
         exact = max(memory.total for memory in planned.memory(changed, gpus).values())
         assert needs(exact) <= gib * GIB
         assert exact <= advice.peak_bytes <= 1.1 * exact

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from pipeline.batching import IGNORE_INDEX, epoch_offsets, epoch_order, removal_rule
+from pipeline.batching import IGNORE_INDEX, RemovalRule, epoch_offsets, epoch_order
 from pipeline.config import ScheduleConfig
 from pipeline.config.schema import AdaptiveConfig
 from pipeline.controller import StageController
@@ -281,7 +281,8 @@ def test_offsets_are_those_of_the_epoch_and_take_effect(tmp_path: Path) -> None:
     removal = {"smoothing_lambda": 0.7, "earlier_share": 0.4}
     told = preview(tmp_path, num_rows=4, removal=removal)
     config = tiny_config(tmp_path, data__train=str(tmp_path / "rows.txt"), removal=removal)
-    rule = removal_rule(config.removal, load_data(config, build_tokenizer(config.model))[0])
+    examples, _ = load_data(config, build_tokenizer(config.model))
+    rule = RemovalRule(config.removal, examples.longest_cot("token"))
     for stage in told.stages:
         assert stage.epoch == stage.stage.first_step  # one step an epoch
         drawn = epoch_offsets(4, 0, stage.epoch, stage.stage, rule)

@@ -35,6 +35,23 @@ def test_each_stage_lasts_one_step() -> None:
     assert schedule.num_steps == 39 + 2
 
 
+@pytest.mark.parametrize(("num_train", "batch_size", "per_epoch"), [(None, 4, 16), (None, 1, 64), (20, 8, 3)])
+def test_each_stage_lasts_one_step_of_few_rows_or_small_batches(
+    num_train: int | None, batch_size: int, per_epoch: int
+) -> None:
+    config = load_config(ROOT / "recipes" / "gsm8k_mistral_7b.yaml")
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, num_train=num_train),
+        optim=dataclasses.replace(config.optim, global_batch_size=batch_size),
+        schedule=dataclasses.replace(config.schedule, hold_epochs=1),
+    )
+    small = in_small(config, Path("runs/x"))
+    schedule = fixed_schedule(small.schedule, per_epoch, longest_cot=3)
+    steps = [(stage.num_removed, stage.smooths, stage.first_step) for stage in schedule.stages]
+    assert steps == [(0, False, 0), (0, True, 1), (1, True, 2), (2, True, 3), (3, True, 4)]
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_shrunk_model_keeps_its_architecture_and_vocabulary(name: str) -> None:
     config = AutoConfig.from_pretrained(ROOT / "recipes" / "architectures" / name)

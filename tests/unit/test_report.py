@@ -91,26 +91,15 @@ def test_of_a_run_that_went_back_the_latest_evaluation_of_each_number_counts(tmp
     rows = evaluations((10, 0, 0, 1, 3), (20, 1, 1, 0.2, 2), (30, 2, 0, 0.9, 3), (40, 3, 1, 0.8, 2), (50, 3, 1, 0.7, 2))
     run = replace(read_run(write_run(tmp_path / "run")), evaluations=tuple(rows), model=None)
     assert [(row["num_removed"], row["step"]) for row in standing_evaluations(run)] == [(0, 30), (1, 50)]
-    kept = replace(run, model={"num_removed": 1, "removes_all": True})
+    kept = replace(run, model={"num_removed": 1, "removes_all": True, "step": 40})
     assert [(row["num_removed"], row["step"]) for row in standing_evaluations(kept)] == [(0, 30), (1, 40)]
     assert [row["step"] for row in stage_ends(rows)] == [10, 20, 30, 50]
 
 
-@pytest.mark.parametrize(("accuracies", "step"), [((0.5, 0.9, 0.7), 30), ((0.5, 0.9, 0.9), 40), ((0.9, 0.1, 0.1), 40)])
-def test_the_model_kept_is_the_best_of_the_last_stage_of_equals_the_later(
-    tmp_path: Path, accuracies: tuple[float, ...], step: int
-) -> None:
+def test_the_model_kept_is_the_one_whose_step_it_tells(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", removed=(0,)))
-    first, second, third = accuracies
-    rows = evaluations((20, 0, 0, first, 3), (30, 1, 3, second, 0), (40, 1, 3, third, 0))
-    kept = kept_evaluation(replace(run, evaluations=tuple(rows), model={"num_removed": 3, "removes_all": True}))
-    assert kept is not None and kept["step"] == step
-
-
-def test_a_run_that_ended_early_has_kept_its_last_model_and_one_without_model_none(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", removed=(0,)))
-    rows = tuple(evaluations((20, 0, 2, 0.9, 3), (30, 1, 2, 0.4, 2)))
-    kept = kept_evaluation(replace(run, evaluations=rows, model={"num_removed": 2, "removes_all": False}))
+    rows = tuple(evaluations((20, 0, 0, 0.5, 3), (30, 1, 3, 0.9, 0), (40, 1, 3, 0.7, 0)))
+    kept = kept_evaluation(replace(run, evaluations=rows, model={"num_removed": 3, "removes_all": True, "step": 30}))
     assert kept is not None and kept["step"] == 30
     assert kept_evaluation(read_run(write_run(tmp_path / "other", has_model=False))) is None
 
@@ -207,11 +196,6 @@ def test_rows_that_a_resumed_run_wrote_again_count_once(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text("".join([*lines, *(line for line in lines if '"reset"' in line)]))
     assert read_run(folder).resets == before.resets
     assert [row["step"] for row in before.resets] == [41, 81, 121]
-
-
-def test_a_run_from_before_reset_rows_has_its_resets_all_the_same(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", has_norms=False))
-    assert [row["step"] for row in run.resets] == [41, 81, 121]
 
 
 def test_a_run_is_running_while_it_holds_its_lock(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def _one_rank() -> None:
 
 def fill(run_dir: Path) -> Path:
     stage = run_dir / "stages" / "removed_0002"
-    for folder in (stage, run_dir / "model", run_dir / "base_40_abc", run_dir / "notes"):
+    for folder in (stage, *(run_dir / name for name in ("model", "base_40_abc", "report_figures", "notes"))):
         folder.mkdir(parents=True)
     (run_dir / "metrics.jsonl").touch()
     return stage
@@ -75,7 +75,7 @@ def test_a_folder_with_other_files_of_those_names_is_not_taken_unasked(tmp_path:
 
 
 def test_a_folder_that_cannot_be_made_is_told() -> None:
-    with pytest.raises(UserError, match=r"run.output_dir \(/proc/x\) cannot be made \("), locked(Path("/proc/x")):
+    with pytest.raises(UserError, match=r"run.output_dir \(/proc/x\) cannot be written to \("), locked(Path("/proc/x")):
         pass
 
 

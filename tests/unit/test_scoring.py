@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.scoring import ScoreReport, accuracy, extract_answer, is_correct, score_file, wilson_interval
+from pipeline.scoring import ScoreReport, extract_answer, is_correct, score_file, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,6 @@ def test_match_is_exact() -> None:
     assert not is_correct("2.0", "2")
     assert not is_correct("7 8", "78")
     assert not is_correct("", "2")
-
-
-def test_accuracy_counts_each_row_once() -> None:
-    assert accuracy(["1", "2", "#### 3", "x"], ["1", "3", "3", "4"]) == 0.5
-    with pytest.raises(ValueError, match="2 predictions for 1 answers"):
-        accuracy(["1", "2"], ["1"])
-    with pytest.raises(ValueError, match="0 examples"):
-        accuracy([], [])
 
 
 def test_wilson_interval_by_hand() -> None:

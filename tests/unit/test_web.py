@@ -85,6 +85,8 @@ def test_examples_are_the_runs_own_in_plain_form(tmp_path: Path, loaded: list[Pa
     (tmp_path / "samples.jsonl").write_text(rows)
     assert Stages([folder]).examples() == ["12 * 34", "how?"]
     assert Stages([folder], "text").examples() == ["2 1 * 4 3", "how?"]
+    (tmp_path / "samples.jsonl").write_text('{"question": "2 1')  # as a cut run may leave it
+    assert Stages([folder]).examples() == []
 
 
 def test_a_taken_port_is_told_in_one_line() -> None:
