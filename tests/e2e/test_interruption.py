@@ -17,6 +17,8 @@ from pipeline.train import train
 from tests.tiny import RECIPE, tiny_config
 
 DROPOUT = {**RECIPE["model"]["from_scratch"], "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
+# With warm-ups longer than a stage, so that a run that goes on must know where the latest reset was.
+SETTINGS = {"model__from_scratch": DROPOUT, "optim__warmup_steps": 3, "optim__reset_warmup_steps": 3}
 NUM_STEPS = 14
 # As tests/tiny.py has it, stages end at steps 2, 4, 6, 8 and 10, epochs at 7 and 14.
 
@@ -49,7 +51,7 @@ def ask(number: int) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
-    config = tiny_config(tmp_path_factory.mktemp("whole"), model__from_scratch=DROPOUT)
+    config = tiny_config(tmp_path_factory.mktemp("whole"), **SETTINGS)
     train(config)
     assert len(curve(config)) == NUM_STEPS
     return curve(config), rows(config, "evaluation")
@@ -62,7 +64,7 @@ def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(
     uninterrupted: tuple[list[tuple[Any, ...]], list[dict[str, Any]]],
     step: int,
 ) -> None:
-    config = tiny_config(tmp_path, model__from_scratch=DROPOUT)
+    config = tiny_config(tmp_path, **SETTINGS)
     number = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)[step % 3]
     with monkeypatch.context() as patched:
         before_step(patched, step, lambda: ask(number))
