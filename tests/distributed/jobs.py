@@ -42,10 +42,10 @@ def tiny_model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**sizes, **special, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
 
 
-def tiny_engine(ds_config: str, precision: str) -> Engine:
+def tiny_engine(ds_config: str, precision: str, optim: OptimConfig = OPTIM, seed: int = 0) -> Engine:
     """Put the tiny model under DeepSpeed."""
     config = EngineConfig(deepspeed=f"ds_configs/{ds_config}.json", precision=precision)  # type: ignore[arg-type]
-    return build_engine(tiny_model, 16, config, OPTIM, seed=0, partitions_on_load=False)
+    return build_engine(tiny_model, 16, config, optim, seed, partitions_on_load=False)
 
 
 def tiny_batch(micro_batch_tokens: int) -> StepBatch:
@@ -67,10 +67,35 @@ def tiny_batch(micro_batch_tokens: int) -> StepBatch:
     )
 
 
-def losses(ds_config: str, precision: str, micro_batch_tokens: int) -> list[float]:
+def losses(ds_config: str, precision: str, micro_batch_tokens: int, optim: OptimConfig = OPTIM) -> list[float]:
     """Train five steps and return the losses."""
-    engine = tiny_engine(ds_config, precision)
+    engine = tiny_engine(ds_config, precision, optim)
     return [engine.train_step(tiny_batch(micro_batch_tokens), 1e-2).loss for _ in range(5)]
+
+
+def plain_losses(optim: OptimConfig) -> list[float]:
+    """Do as ``losses`` in plain PyTorch, on one rank's CPU."""
+    model, batch = tiny_model().train(), tiny_batch(1000)
+    settings = {"betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, **settings)
+    found = []
+    for _ in range(5):
+        sums = [token_loss_sum(model, part, torch.device("cpu"))[0] for part in batch.micro_batches]
+        loss = sum(sums) / batch.num_label_tokens
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def moment_norms(ds_config: str) -> tuple[float, float]:
+    """Train three steps and return the norms of the moments."""
+    engine = tiny_engine(ds_config, "fp32")
+    for _ in range(3):
+        engine.train_step(tiny_batch(1000), 1e-2)
+    return engine.moment_norms()
 
 
 def grad_norms(ds_config: str) -> list[float]:

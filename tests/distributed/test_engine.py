@@ -1,8 +1,12 @@
 """DeepSpeed on two real ranks: same losses as one, and a reset that resets all it must and nothing else."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
+import pipeline.engine.engine as engine_module
 from pipeline.engine import init_distributed
 from tests.distributed import jobs
 from tests.distributed.pool import RankPool
@@ -43,6 +47,42 @@ def test_gradient_norm_is_that_of_one_rank(two_ranks: RankPool, ds_config: str) 
     assert min(expected) > 0
     for by_rank in two_ranks.run(jobs.grad_norms, ds_config):
         assert by_rank == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("ds_config", DS_CONFIGS)
+def test_moment_norms_are_those_of_one_rank(two_ranks: RankPool, ds_config: str) -> None:
+    init_distributed()
+    expected = jobs.moment_norms("zero0")
+    assert min(expected) > 0
+    for by_rank in two_ranks.run(jobs.moment_norms, ds_config):
+        assert by_rank == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("ds_config", DS_CONFIGS)
+def test_betas_epsilon_and_clipping_are_the_recipes(two_ranks: RankPool, ds_config: str) -> None:
+    init_distributed()
+    optim = replace(jobs.OPTIM, betas=(0.8, 0.95), eps=1e-3, max_grad_norm=0.1)
+    expected = jobs.plain_losses(optim)
+    for by_rank in two_ranks.run(jobs.losses, ds_config, "fp32", 1000, optim):
+        assert by_rank == pytest.approx(expected, abs=1e-5)
+
+
+def test_dropout_draws_anew_with_each_step_seed_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    init_distributed()
+    engines = [jobs.tiny_engine("zero0", "fp32", seed=seed) for seed in (0, 1)]
+    batches = [replace(jobs.tiny_batch(1000), step=step) for step in (0, 1)]
+
+    def seeds() -> list[int]:
+        seen: list[int] = []
+        monkeypatch.setattr(torch, "manual_seed", seen.append)
+        for rank, engine, batch in itertools.product((0, 1), engines, batches):
+            monkeypatch.setattr(engine_module, "rank", lambda rank=rank: rank)
+            engine.train_step(batch, 0.0)
+        return seen
+
+    first = seeds()
+    assert len(set(first)) == 8
+    assert seeds() == first
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

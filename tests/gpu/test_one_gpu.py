@@ -17,7 +17,6 @@ import torch
 from pipeline.comparison import compare_models
 from pipeline.config import load_config
 from pipeline.engine import init_distributed
-from pipeline.loss import token_loss_sum
 from pipeline.train import train
 from tests.distributed import jobs
 from tests.tiny import ROOT, shell_environment, tiny_config, write_recipe
@@ -43,17 +42,7 @@ CUBLAS_WORKSPACE = 33 * 2**20  # on Hopper, which no plan counts
 def cpu_losses() -> list[float]:
     """Five losses of plain PyTorch on the CPU."""
     init_distributed()
-    model, device = jobs.tiny_model().train(), torch.device("cpu")
-    settings = {"lr": 1e-2, "betas": jobs.OPTIM.betas, "eps": jobs.OPTIM.eps, "weight_decay": jobs.OPTIM.weight_decay}
-    optimizer = torch.optim.AdamW(model.parameters(), **settings)
-    batch, losses = jobs.tiny_batch(1000), []
-    for _ in range(5):
-        loss = sum(token_loss_sum(model, part, device)[0] for part in batch.micro_batches) / batch.num_label_tokens
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), jobs.OPTIM.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = jobs.plain_losses(jobs.OPTIM)
     assert losses[-1] < losses[0]
     return losses
 
