@@ -90,3 +90,20 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path: Path, how: str, capl
     assert curve() == before
     assert (checkpoints / ".step_00000006.damaged").is_dir()
     assert fault_of(checkpoints / "latest") is None and (checkpoints / "latest").resolve().name == "step_00000006"
+
+
+def test_a_checkpoint_whose_manifest_lacks_the_runs_state_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(tmp_path, run__checkpoint_every=1, schedule__max_steps=2)
+    train(config)
+    newest = tmp_path / "run" / "checkpoints" / "step_00000002"
+    listed = json.loads((newest / MANIFEST).read_text())
+    del listed[STATE]
+    (newest / MANIFEST).write_text(json.dumps(listed))
+    assert fault_of(newest) is None
+    assert fault_of(newest, must_list=STATE) == f"{MANIFEST} does not list {STATE}"
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        train(config, resume=True)
+    assert f"step_00000002 is damaged ({MANIFEST} does not list {STATE}); trying the one before" in caplog.text
+    assert fault_of(newest, must_list=STATE) is None  # step 2 was done again

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.batching import IGNORE_INDEX, StepBatch
 from pipeline.comparison import compare_models
 from pipeline.config import Config, load_config
+from pipeline.engine import Engine, StepMetrics
 from pipeline.errors import UserError
 from pipeline.evaluation import Evaluation, Sample
 from pipeline.keeper import Keeper
@@ -24,6 +26,7 @@ from pipeline.tasks import Multiplication
 from pipeline.train import train
 from tests.tiny import RECIPE, tiny_config, write_recipe
 
+DROPOUT = {**RECIPE["model"]["from_scratch"], "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
 PAPER_FORMAT = {"question": "{bos} {question} ", "first_separator": "{eos}", "cot": " {cot} "}
 PAPER_FORMAT |= {"second_separator": "{eos}", "answer": " #### {answer} "}
 LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
@@ -37,8 +40,26 @@ def _rows(config: Config, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(config.run.output_dir) / name).read_text().splitlines()]
 
 
+def _trained_on(monkeypatch: pytest.MonkeyPatch) -> list[StepBatch]:
+    """Return a list that fills with the batches of runs to come."""
+    batches: list[StepBatch] = []
+    really = Engine.train_step
+
+    def train_step(self: Engine, batch: StepBatch, learning_rate: float) -> StepMetrics:
+        batches.append(batch)
+        return really(self, batch, learning_rate)
+
+    monkeypatch.setattr(Engine, "train_step", train_step)
+    return batches
+
+
 def _samples_of_kept_model(config: Config, step: int | None) -> list[dict[str, Any]]:
     return [row for row in _rows(config, "samples.jsonl") if row["step"] == step]
+
+
+def _evaluation(num_right: int) -> Evaluation:
+    """Return one of ten rows."""
+    return Evaluation(tuple(Sample(row, "", "", "", row < num_right, 0, 1, "") for row in range(10)))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +72,7 @@ def _samples_of_kept_model(config: Config, step: int | None) -> list[dict[str, A
         pytest.param({"format": PAPER_FORMAT, "format__keep_second_separator": False}, id="second-separator-goes"),
         pytest.param({"removal__side": "right"}, id="right"),
         pytest.param({"engine__precision": "bf16"}, id="bf16"),
+        pytest.param({"model__from_scratch": DROPOUT}, id="dropout"),
     ],
 )
 def test_the_saved_model_answers_as_it_was_evaluated(tmp_path: Path, overrides: dict[str, Any]) -> None:
@@ -77,10 +99,19 @@ def test_plain_generate_answers_as_our_evaluation_with_kept_positions(
     tokenizer = AutoTokenizer.from_pretrained(result.model_dir)
     # 40 positions less those of the CoT's 8 tokens that went from the left: their rows of the position table are gone.
     assert model.config.n_positions == num_positions
-    for row in _samples_of_kept_model(config, result.best_step):
+    in_run = _samples_of_kept_model(config, result.best_step)
+    assert len(in_run) == 7 and len({row["text"] for row in in_run}) > 1
+    for row in in_run:
         prompt = tokenizer(f"{row['question']} =", return_tensors="pt")
         written = model.generate(**prompt, max_new_tokens=len(row["text"].split()))[0, prompt.input_ids.shape[1] :]
         assert tokenizer.decode(written) == row["text"]
+
+
+def test_a_kept_model_is_told_the_longest_cot_of_the_training_rows(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, removal__keep_positions=True, schedule__max_steps=1)
+    write_records(tmp_path / "validation.txt", [Multiplication(2, 1).record_at(number) for number in range(9)])
+    described = json.loads((train(config).model_dir / "tacit.json").read_text())
+    assert described["longest_cot"] == 8  # of 2x2 digits; 2x1 digits take fewer
 
 
 def test_weights_that_an_architecture_never_trains_are_saved_with_the_others(tmp_path: Path) -> None:
@@ -199,7 +230,7 @@ def test_the_model_chosen_between_the_last_checkpoint_and_a_cut_is_known_to_the_
         num_right = next(numbers_right)
         if num_right is None:
             raise KeyboardInterrupt
-        return Evaluation(tuple(Sample(row, "", "", "", row < num_right, 0, 1, "") for row in range(10)))
+        return _evaluation(num_right)
 
     monkeypatch.setattr("pipeline.keeper.evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
@@ -210,6 +241,14 @@ def test_the_model_chosen_between_the_last_checkpoint_and_a_cut_is_known_to_the_
     assert kept_evaluation(read_run(tmp_path / "run"))["step"] == 5
     again = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_of_equally_accurate_models_the_later_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers_right = iter([1, 5, 5, 2])
+    monkeypatch.setattr("pipeline.keeper.evaluate", lambda *_, **__: _evaluation(next(numbers_right)))
+    result = train(tiny_config(tmp_path, schedule={"kind": "no_cot", "max_steps": 4}, evaluation__every_steps=1))
+    assert (result.best_accuracy, result.best_step) == (0.5, 3)
+    assert json.loads((result.model_dir / "tacit.json").read_text())["step"] == 3
 
 
 def test_a_run_starts_from_an_explicit_checkpoint_at_a_given_number_removed(tmp_path: Path) -> None:
@@ -228,10 +267,16 @@ def test_a_run_starts_from_an_explicit_checkpoint_at_a_given_number_removed(tmp_
     assert all(torch.allclose(loaded[name], weights[name], atol=1e-6) for name in weights)
 
 
-@pytest.mark.parametrize(("kind", "num_removed", "has_cot"), [("explicit_cot", 0, True), ("no_cot", 4, False)])
-def test_baselines_stay_in_their_stage(tmp_path: Path, kind: str, num_removed: int, has_cot: bool) -> None:
+# A row's labels are 8 tokens of CoT, the second separator, 4 digits of answer, and the end.
+@pytest.mark.parametrize(("kind", "num_removed", "num_labels"), [("explicit_cot", 0, 14), ("no_cot", 4, 6)])
+def test_baselines_stay_in_their_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, num_removed: int, num_labels: int
+) -> None:
     config = tiny_config(tmp_path, schedule__kind=kind, schedule__final_epochs=1, schedule__max_steps=9)
+    batches = _trained_on(monkeypatch)
     assert train(config).num_steps == 9
+    parts = [part for batch in batches for part in batch.micro_batches]
+    assert {number for part in parts for number in (part.labels != IGNORE_INDEX).sum(-1).tolist()} == {num_labels}
     rows = _rows(config, "metrics.jsonl")
     assert {row["num_removed"] for row in rows} == {num_removed}
     assert not any(row.get("after_reset") for row in rows)
@@ -263,10 +308,27 @@ def test_a_stage_that_stands_still_is_ended_on_resume(tmp_path: Path) -> None:
     assert [row["num_removed"] for row in rows] == [0] * 6 + [4] * 2
 
 
+def test_the_seed_decides_on_weights_order_and_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bytes, tuple[int, ...], int]] = []
+    really = Engine.train_step
+
+    def train_step(self: Engine, batch: StepBatch, learning_rate: float) -> StepMetrics:
+        weights = next(iter(self.model.parameters())).detach().numpy().tobytes()
+        metrics = really(self, batch, learning_rate)
+        seen.append((weights, batch.row_numbers, torch.initial_seed()))
+        return metrics
+
+    monkeypatch.setattr(Engine, "train_step", train_step)
+    for seed in (0, 0, 1):
+        train(tiny_config(tmp_path, run__seed=seed, schedule__max_steps=1), overwrite=True)
+    first, again, other = seen
+    assert again == first
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
 def test_dropout_is_resumed_too(tmp_path: Path) -> None:
-    dropout = {**RECIPE["model"]["from_scratch"], "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
     config = tiny_config(
-        tmp_path, model__from_scratch=dropout, run__checkpoint_every=5, run__keep_checkpoints=9, schedule__max_steps=8
+        tmp_path, model__from_scratch=DROPOUT, run__checkpoint_every=5, run__keep_checkpoints=9, schedule__max_steps=8
     )
     train(config)
     whole = [row["loss"] for row in _rows(config, "metrics.jsonl") if row["kind"] == "train"]

@@ -47,6 +47,11 @@ def test_asked_at_another_number(num_removed: int, removes_all: bool) -> None:
     assert spec(num_removed=num_removed, removes_all=removes_all) == asked
 
 
+@pytest.mark.parametrize(("num_removed", "removes_all"), [(3, False), (6, True)])
+def test_beyond_the_threshold_at_which_all_went_all_goes(num_removed: int, removes_all: bool) -> None:
+    assert spec(num_removed=4, removes_all=True).at(num_removed).removes_all is removes_all
+
+
 @pytest.mark.parametrize("changes", [{}, {"num_removed": 10, "removes_all": True}, {"removes_all": True}], ids=str)
 def test_asked_at_its_own_number_nothing_changes(changes: dict[str, object]) -> None:
     # The last: everything was removed from a threshold on, before the longest CoT was reached.

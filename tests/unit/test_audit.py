@@ -11,16 +11,24 @@ import pytest
 from pipeline.answer_spec import AnswerSpec
 from pipeline.audit import cut_off, right_with_nothing_beyond, tokens_beyond
 from pipeline.audit_report import AuditReport, Comparison, Leak
-from pipeline.audit_rows import has_positions, multiplied_sizes, neighbouring_sizes, unseen_rows
+from pipeline.audit_rows import (
+    has_positions,
+    multiplied_sizes,
+    neighbouring_sizes,
+    training_questions,
+    unseen_rows,
+)
 from pipeline.cli.audit_tables import print_audit
-from pipeline.config import DataConfig, FormatConfig
+from pipeline.config import DataConfig, FormatConfig, load_config
 from pipeline.difficulty import RowFacts, by_difficulty, num_carries, quartiles
 from pipeline.evaluation import Contestant, Evaluation, Sample, make_prompts, make_references
 from pipeline.examples import ExampleSet, load_examples
+from pipeline.preparation import load_data
 from pipeline.scoring import ScoreReport, mcnemar_p_value
 from pipeline.tasks.digits import read_operands
 from pipeline.verdict import verdict
 from pipeline.word_tokenizer import build_word_tokenizer
+from tests.tiny import write_recipe
 
 FORMAT = FormatConfig(
     question="{question}", first_separator=" = ", cot="{cot}", second_separator=" #### ", answer="{answer}"
@@ -157,6 +165,13 @@ def test_rows_that_were_trained_on_are_left_out(examples: ExampleSet) -> None:
     assert chosen.texts("question", range(2)) == ["3 * 4", "5 * 5"]
     assert chosen.take([1]) == examples.take([3])
     assert chosen.layout == examples.layout
+
+
+def test_where_the_first_rows_are_trained_on_no_others_are_training_questions(tmp_path: Path) -> None:
+    recipe, tokenizer = write_recipe(tmp_path, data__num_train=5), build_word_tokenizer()
+    first = [line.partition("||")[0] for line in (tmp_path / "train.txt").read_text().splitlines()[:5]]
+    assert load_data(load_config(recipe), tokenizer)[0].questions().to_pylist() == first
+    assert training_questions(tmp_path, tokenizer).to_pylist() == first
 
 
 @pytest.mark.parametrize("keep_positions", [False, True])

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from pipeline.config import Config, DataConfig, ModelConfig, RunConfig, config_to_yaml, load_config, parse_command_line
+from pipeline.config.changes import Change
 from pipeline.config.checks import check
+from pipeline.config.parsing import FIELD_TYPES
 from pipeline.errors import UserError
 
 # The least that makes a run; every other setting has a default.
@@ -590,3 +592,45 @@ def test_numbers_beyond_all_measure_are_refused(setting: str, value: str) -> Non
     with pytest.raises(UserError) as refused:
         parse_command_line(["--config=recipes/demo.yaml", f"--{setting}", value], "tacit train")
     assert [line.startswith(f"{setting} (") for line in str(refused.value).splitlines()] == [True]
+
+
+# What a resumed run may change
+
+FREE = {
+    "data.train",
+    "data.train_split",  # of a Hub name, whose rows are compared as a file's are
+    "data.validation",
+    "data.validation_split",
+    "data.cache_dir",
+    "model.padding_free",
+    "schedule.final_epochs",
+    "schedule.max_steps",
+    "schedule.adaptive.loss_threshold",
+    "schedule.adaptive.min_steps",
+    "schedule.adaptive.max_steps",
+    "optim.final_decay",
+    "optim.on_nonfinite",
+    "optim.max_nonfinite",
+    "engine.micro_batch_tokens",
+    "engine.num_threads",
+    "engine.rank_timeout",
+    "evaluation.every_steps",
+    "evaluation.every_stages",
+    "evaluation.num_examples",
+    "evaluation.batch_size",
+    "evaluation.verify",
+    "run.output_dir",
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.checkpoint_minutes",
+    "run.keep_checkpoints",
+    "run.keep_stage_checkpoints",
+    "run.keep_stages",
+    "run.keep_every",
+    "run.trackers",
+    "run.collapse_ratio",
+}
+
+
+def test_a_resumed_run_may_change_these_settings_and_no_other() -> None:
+    assert {name for name in FIELD_TYPES if Change(name, 1, 2).is_free} == FREE

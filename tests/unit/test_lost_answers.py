@@ -8,11 +8,14 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.config import DataConfig, FormatConfig
+from pipeline.answer_spec import AnswerSpec
+from pipeline.comparison import load_contestant
+from pipeline.config import Config, DataConfig, FormatConfig
 from pipeline.decoding import read_answer
 from pipeline.errors import UserError
 from pipeline.evaluation import check_answers
 from pipeline.examples import ExampleSet, load_examples
+from pipeline.preparation import load_data
 
 WORDS = ["<pad>", "<eos>", "<unk>", "=", "####", "yes", "no", "a", "b", ",", "."]
 FORMAT = FormatConfig(
@@ -49,6 +52,22 @@ def test_some_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 def test_with_all_of_them_nothing_can_be_measured(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="data: of 2 answers .* gives back 2 .*take another tokenizer"):
         check_answers(examples(tmp_path, "Yes", "No"), in_lower_case())
+
+
+def test_a_run_asks_its_validation_rows_and_a_comparison_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"train": ("a b", "yes"), "validation": ("b a", "Yes")}
+    for name, (question, answer) in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": question, "cot": "a", "answer": answer}))
+    sources = {name: str(tmp_path / f"{name}.jsonl") for name in rows}
+    data = DataConfig(**sources, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="data: of 1 answers .* 'Yes' as 'yes'"):
+        load_data(Config(data, FORMAT), in_lower_case())
+    AnswerSpec(FORMAT, 0, False, "left", "token", False, longest_cot=1).save(tmp_path)
+    monkeypatch.setattr("pipeline.comparison.load_for_inference", lambda *_: (None, in_lower_case()))
+    with pytest.raises(UserError, match="data: of 1 answers .* 'Yes' as 'yes'"):
+        load_contestant(tmp_path, data)
 
 
 def test_none_is_nothing_to_tell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
