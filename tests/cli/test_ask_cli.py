@@ -91,7 +91,7 @@ def test_lines_of_a_file(run_dir: Path, tmp_path: Path) -> None:
     [
         (["--question", "12 * 34", "how many"], "not in the model's vocabulary"),
         (["--question", "12 + 34", "--task", "addition"], "three numbers or more"),
-        (["--question", "12 * 34", "--task", "multiply"], ""),
+        (["--question", "12 * 34", "--task", "multiply"], "--task (multiply) must be one of auto, "),
         (["--compare", "nowhere", "--question", "1 * 2"], "nowhere: holds no model"),
     ],
 )

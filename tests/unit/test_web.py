@@ -119,6 +119,7 @@ def test_a_missing_gradio_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatc
         build_page(Stages([Path("0")]))
 
 
+@pytest.mark.slow  # so that `make test-slow`, which installs gradio, runs it
 def test_the_page_calls_nobody(loaded: list[Path]) -> None:
     pytest.importorskip("gradio")
     page = build_page(Stages([Path("0"), Path("1")]))
