@@ -31,12 +31,12 @@ class ScoreReport:
         return wilson_interval(self.num_correct, self.num_examples)
 
     def to_json(self) -> dict[str, Any]:
-        """Return accuracy, interval and counts."""
+        """Return accuracy, counts and interval."""
         return {
             "accuracy": self.accuracy,
-            "confidence_interval": self.confidence_interval,
             "num_correct": self.num_correct,
             "num_examples": self.num_examples,
+            "confidence_interval": self.confidence_interval,
         }
 
 

@@ -36,7 +36,7 @@ def run_dir(tmp_path: Path) -> Path:
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "tacit.json").write_text(json.dumps({"num_removed": 4, "removes_all": True}))
+    (tmp_path / "model" / "tacit.json").write_text(json.dumps({"num_removed": 4, "removes_all": True, "step": 30}))
     return tmp_path
 
 
@@ -62,7 +62,6 @@ def test_a_model_has_its_own_evaluation(run_dir: Path, folder: str, num_removed:
 
 
 def test_a_model_is_the_same_by_any_name(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run_dir / "model" / "tacit.json").write_text(json.dumps({"num_removed": 4, "removes_all": True, "step": 30}))
     (run_dir / "checkpoints" / "step_00000010").mkdir(parents=True)
     (run_dir / "checkpoints" / "latest").symlink_to("step_00000010")
     assert provenance_of(run_dir / "checkpoints" / "latest", spec_at(0)).accuracy == 0.9
