@@ -25,6 +25,11 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line that a library says of an error, without its full stop."""
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
 def shortened(text: str, most: int) -> str:
     """Return a text for a message, cut where it has more than ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.errors import Interrupted, RunError, UserError
+from pipeline.errors import Interrupted, RunError, UserError, first_line
 
 COMMANDS = {
     "plan": "What a recipe will do and need: stages, tokens, FLOPs, memory, time.",
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which only a command that needs it has imported
             raise
-        _tell("error", f"{str(error).splitlines()[0]} {SMALLER}")
+        _tell("error", f"{first_line(error)}. {SMALLER}")
         return FAILURE
 
 

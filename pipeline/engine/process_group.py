@@ -8,7 +8,7 @@ import warnings
 import deepspeed
 import torch.distributed as torch_dist
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 
 def init_distributed() -> None:
@@ -35,7 +35,7 @@ def init_distributed() -> None:
     except torch_dist.DistNetworkError as error:
         raise UserError(
             f"MASTER_ADDR, MASTER_PORT ({os.environ['MASTER_ADDR']}, {os.environ['MASTER_PORT']}): the ranks cannot "
-            f"meet there ({str(error).splitlines()[0].rstrip('.')}); another run may have the port, so give the "
+            f"meet there ({first_line(error)}); another run may have the port, so give the "
             "launcher another one (--master_port)."
         ) from error
     if os.environ["WORLD_SIZE"] == "1":  # of several, none may be kept at its end by one that has gone

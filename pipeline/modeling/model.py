@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from pipeline.config import LoraConfig, ModelConfig
-from pipeline.errors import UserError, in_one_line
+from pipeline.errors import UserError, first_line, in_one_line
 from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.attention import choose_attention, packs, padding_free
 from pipeline.modeling.lora import (
@@ -33,7 +33,6 @@ from pipeline.modeling.lora import (
 from pipeline.modeling.positions import allow_positions, positions_of
 from pipeline.modeling.pretrained import (
     LOADING_ERRORS,
-    first_line,
     load_pretrained,
     pretrained_tokenizer,
     this_device,

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 # What names, folders and files raise that are not there, damaged, or do not fit together.
 LOADING_ERRORS = (
@@ -57,11 +57,6 @@ def pretrained_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokeni
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes of a folder without its files
         raise ValueError("its vocabulary is empty")
     return tokenizer
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says in one line."""
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
 def this_device() -> str:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.answer_spec import load_spec
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.modeling.activation import fuse_gelu
 from pipeline.modeling.lora import (
     ADAPTER_CONFIG,
@@ -19,7 +19,7 @@ from pipeline.modeling.lora import (
     quantization_config,
 )
 from pipeline.modeling.positions import allow_positions
-from pipeline.modeling.pretrained import LOADING_ERRORS, first_line, load_pretrained, pretrained_tokenizer, this_device
+from pipeline.modeling.pretrained import LOADING_ERRORS, load_pretrained, pretrained_tokenizer, this_device
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -1,6 +1,7 @@
 """DeepSpeed on two real ranks: same losses as one, and a reset that resets all it must and nothing else."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -42,19 +43,14 @@ def test_bf16_follows_fp32(two_ranks: RankPool, one_rank_losses: dict[int, list[
 
 
 @pytest.mark.parametrize("ds_config", DS_CONFIGS)
-def test_gradient_norm_is_that_of_one_rank(two_ranks: RankPool, ds_config: str) -> None:
-    expected = jobs.grad_norms("zero0")
-    assert min(expected) > 0
-    for by_rank in two_ranks.run(jobs.grad_norms, ds_config):
-        assert by_rank == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("ds_config", DS_CONFIGS)
-def test_moment_norms_are_those_of_one_rank(two_ranks: RankPool, ds_config: str) -> None:
+@pytest.mark.parametrize("norms", [jobs.grad_norms, jobs.moment_norms])
+def test_norms_are_those_of_one_rank(
+    two_ranks: RankPool, ds_config: str, norms: Callable[[str], Sequence[float]]
+) -> None:
     init_distributed()
-    expected = jobs.moment_norms("zero0")
+    expected = norms("zero0")
     assert min(expected) > 0
-    for by_rank in two_ranks.run(jobs.moment_norms, ds_config):
+    for by_rank in two_ranks.run(norms, ds_config):
         assert by_rank == pytest.approx(expected, rel=1e-4)
 
 
