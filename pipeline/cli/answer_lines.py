@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
+
+from pipeline.cli.screen import compact_table
 
 if TYPE_CHECKING:
     from pipeline.answering import Answer
@@ -26,10 +27,7 @@ def answer_lines(answer: "Answer") -> Text:
 
 def side_by_side(names: Sequence[str], answers: Sequence["Answer"]) -> Table:
     """Return one column a model; the last one's speed is compared to the first one's."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for name in names:
-        table.add_column(Text(name), overflow="fold", ratio=1)
+    table = compact_table("", *(Column(Text(name), overflow="fold", ratio=1) for name in names))
     if answers[0].asked != answers[0].question:
         table.add_row("asked", *(Text(visible(answer.asked), style="dim") for answer in answers))
     table.add_row("CoT", *(Text(visible(answer.cot) or "none", style="dim") for answer in answers))

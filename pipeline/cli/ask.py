@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from pipeline.cli.answer_lines import answer_lines, side_by_side, visible
 from pipeline.cli.arguments import parse_options
+from pipeline.cli.screen import open_screen
 from pipeline.errors import UserError
 from pipeline.tasks.plain_form import TaskName
 
@@ -125,9 +125,9 @@ def _answer(
         speedup = answers[0].milliseconds / answers[-1].milliseconds
         print(json.dumps({"answers": rows, "speedup": speedup} if len(rows) > 1 else rows[0]), flush=True)
         return
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = open_screen()
     if echo:
-        console.print(visible(answers[0].question), style="bold", markup=False)
+        console.print(visible(answers[0].question), style="bold")
     console.print(side_by_side(names, answers) if len(answers) > 1 else answer_lines(answers[0]))
 
 

@@ -1,13 +1,11 @@
 """An audit as tables and a verdict."""
 
-import sys
 from collections.abc import Iterable, Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.audit_report import AuditReport
+from pipeline.cli.screen import compact_table, open_screen
 from pipeline.difficulty import Group
 from pipeline.scoring import ScoreReport
 from pipeline.verdict import NAMES, verdict
@@ -23,7 +21,7 @@ PROPERTIES = {
 
 def print_audit(report: AuditReport) -> None:
     """Print an audit for people: the verdict last."""
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
+    console = open_screen()
     console.print(f"{report.model}: {report.score.num_examples:,} unseen questions from {report.data}")
     console.print(leak_table(report))
     varied = {name: groups for name, groups in report.difficulty.items() if len(groups) > 1}
@@ -83,9 +81,9 @@ def _accuracy(score: ScoreReport) -> tuple[str, str]:
 
 
 def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+    first, *others = headings
+    columns = (Column(heading, justify="right", overflow="fold") for heading in others)
+    table = compact_table(Column(first, overflow="fold"), *columns)
     for line in lines:
         table.add_row(*line)
     return table

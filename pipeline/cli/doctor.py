@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.cli.arguments import parse_options
+from pipeline.cli.screen import compact_table, open_screen
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,22 +69,22 @@ def _parser() -> ArgumentParser:
 
 
 def _print(findings: Sequence["Finding"], num_faults: int) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = open_screen(140)
     console.print(findings_table(findings))
     num_notes = sum(finding.state == "note" for finding in findings)
     faults, notes = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((num_faults, "fault"), (num_notes, "note")))
-    console.print(f"{faults}, {notes}", style=STYLES["fault" if num_faults else "ok"], highlight=False)
+    console.print(f"{faults}, {notes}", style=STYLES["fault" if num_faults else "ok"])
 
 
 def findings_table(findings: Sequence["Finding"]) -> Table:
     """Return one line a finding."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("check", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("found", overflow="fold", ratio=3)
-    table.add_column("remedy", overflow="fold", ratio=2)
+    table = compact_table(
+        Column("check", no_wrap=True),
+        Column("state", no_wrap=True),
+        Column("found", overflow="fold", ratio=3),
+        Column("remedy", overflow="fold", ratio=2),
+    )
     for finding in findings:
-        # As plain text: rich would take brackets in what was found for its own markup.
         table.add_row(
             Text(finding.check), Text(finding.state, STYLES[finding.state]), Text(finding.found), Text(finding.remedy)
         )

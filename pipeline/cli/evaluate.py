@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.cli.arguments import parse_options
 from pipeline.cli.evaluation_options import (
@@ -22,6 +20,7 @@ from pipeline.cli.evaluation_options import (
     start_ranks,
 )
 from pipeline.cli.local_ranks import is_first_rank
+from pipeline.cli.screen import compact_table, figures, open_screen
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,24 +115,21 @@ def _print(options: Namespace, reports: Sequence["ModelReport"]) -> None:
     if options.json:
         print(json.dumps(rows[0] if len(rows) == 1 else rows))
         return
-    console = Console(width=None if sys.stdout.isatty() else 100, markup=False)  # brackets in a path are its own
-    console.print(f"{rows[0]['num_examples']} questions from {options.data}, greedy decoding", highlight=False)
+    console = open_screen()
+    console.print(f"{rows[0]['num_examples']} questions from {options.data}, greedy decoding")
     console.print(comparison_table(reports))
     console.print(
         "95 %: interval of accuracy. CoT: tokens written. ex/s: at batch size 1. speed-up: against the first model. "
         f"batched: ex/s of the evaluation, batch size {options.batch_size}"
         f"{', verified by the reference answers' if options.verify else ''}.",
         style="dim",
-        highlight=False,
     )
 
 
 def comparison_table(reports: Sequence["ModelReport"]) -> Table:
     """Return one line a model; speeds are compared to the first one's."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", overflow="fold", ratio=1)
-    for heading in ("accuracy", "95 %", "CoT", "ex/s", "speed-up", "batched"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("accuracy", "95 %", "CoT", "ex/s", "speed-up", "batched")
+    table = compact_table(Column("model", overflow="fold", ratio=1), *figures(*headings))
     for report in reports:
         low, high = report.evaluation.score.confidence_interval
         table.add_row(

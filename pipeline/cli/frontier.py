@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.cli.arguments import parse_options
 from pipeline.cli.evaluation_options import (
@@ -20,6 +18,7 @@ from pipeline.cli.evaluation_options import (
     start_ranks,
 )
 from pipeline.cli.local_ranks import is_first_rank
+from pipeline.cli.screen import compact_table, figures, open_screen
 from pipeline.frontier import TITLES, Frontier
 from pipeline.manifest import write_text
 
@@ -95,7 +94,7 @@ def _print(options: Namespace, frontier: Frontier) -> None:
     if options.json:
         print(json.dumps(frontier.to_json()))
         return
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
+    console = open_screen()
     console.print(f"{frontier.points[0].num_examples} unseen questions from {frontier.data}, greedy decoding")
     console.print(frontier_table(frontier))
     console.print(
@@ -114,10 +113,8 @@ def _print(options: Namespace, frontier: Frontier) -> None:
 def frontier_table(frontier: Frontier) -> Table:
     """Return one line a stage, the operating points named."""
     chosen = frontier.operating_points
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("removed", "accuracy", "95 %", "CoT", "ms", "speed-up", "batched"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    headings = ("removed", "accuracy", "95 %", "CoT", "ms", "speed-up", "batched")
+    table = compact_table(*figures(*headings), Column("", overflow="fold"))
     for number, point in enumerate(frontier.points):
         low, high = point.confidence_interval
         table.add_row(

@@ -1,12 +1,12 @@
 """A plan as tables."""
 
-import sys
 from dataclasses import fields
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.cli.screen import compact_table, figures, open_screen
 from pipeline.config import Config
 from pipeline.plan.advice import CONTEXT_BYTES, FRAGMENTATION, GIB, CardAdvice, needs
 from pipeline.plan.memory import Memory
@@ -19,7 +19,7 @@ UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 
 def print_plan(config: Config, plan: Plan) -> None:
     """Print a plan for people."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = open_screen(120)
     trained = f", {plan.num_trained:,} of them trained" if plan.num_trained < plan.num_weights else ""
     console.print(
         f"{plan.num_rows:,} rows in batches of {config.optim.global_batch_size}: {plan.steps_per_epoch:,} optimizer "
@@ -32,9 +32,8 @@ def print_plan(config: Config, plan: Plan) -> None:
 
 def stage_table(stages: list[StagePlan]) -> Table:
     """Return one line a stage; of many stages the middle ones are taken together."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("removed", "rows with CoT", "mean tokens", "longest", "labels", "optimizer steps", "reset"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("removed", "rows with CoT", "mean tokens", "longest", "labels", "optimizer steps", "reset")
+    table = compact_table(*figures(*headings))
     groups = _groups(stages)
     for group in groups:
         first, last = group[0], group[-1]
@@ -85,13 +84,10 @@ def _print_totals(console: Console, plan: Plan) -> None:
 
 def _print_memory(console: Console, config: Config, plan: Plan) -> None:
     unit, name_of_unit = (GIB, "GiB") if plan.peak.total >= GIB else (GIB // 1024, "MiB")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{name_of_unit} on each GPU", title_justify="left")
-    table.add_column("phase")
-    for field in fields(Memory):
-        table.add_column(field.name, justify="right")
-    table.add_column("sum", justify="right")
+    parts_of_memory = [field.name for field in fields(Memory)]
+    table = compact_table("phase", *figures(*parts_of_memory, "sum"), title=f"{name_of_unit} on each GPU")
     for name, memory in plan.phases.items():
-        parts = [f"{getattr(memory, field.name) / unit:.2f}" for field in fields(Memory)]
+        parts = [f"{getattr(memory, part) / unit:.2f}" for part in parts_of_memory]
         table.add_row(name, *parts, f"{memory.total / unit:.2f}", style="bold" if name == plan.peak_phase else None)
     console.print(table)
     batch = plan.micro_batch
@@ -109,9 +105,10 @@ def _print_memory(console: Console, config: Config, plan: Plan) -> None:
     )
     for card in plan.cards:
         if card.fits:
-            console.print(f"{card.gib} GB: [green]fits[/green]{_room(plan, card)}")
+            console.print(f"{card.gib} GB: ", Text("fits", "green"), _room(plan, card), sep="")
             continue
-        console.print(f"{card.gib} GB: [red]does not fit[/red]" + ("; what would:" if card.advice else "."))
+        more = "; what would:" if card.advice else "."
+        console.print(f"{card.gib} GB: ", Text("does not fit", "red"), more, sep="")
         for advice in card.advice:
             host = f", {advice.host_bytes / GIB:.0f} GiB of the machine's memory a GPU" if advice.host_bytes else ""
             console.print(f"    {advice.settings}  (peak {advice.peak_bytes / GIB:.1f} GiB{host})", soft_wrap=True)

@@ -1,17 +1,15 @@
 """A preview as text and tables. Marks say what colours say, for terminals and files that have none."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.cli.answer_lines import visible
+from pipeline.cli.screen import compact_table, figures, open_screen
 from pipeline.config import Config
 from pipeline.preview.preview import Lengths, MicroBatchShape, Preview, StagePreview
 from pipeline.preview.rows import ShownRow, Token
@@ -32,7 +30,7 @@ def print_preview(config: Config, preview: Preview, with_positions: bool) -> Non
         preview: What to print.
         with_positions: Add a table of each row's tokens.
     """
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = open_screen(120)
     console.print(
         f"{preview.num_rows:,} training rows, {preview.steps_per_epoch:,} optimizer steps an epoch; "
         f"{_course(config, preview.num_removed)}."
@@ -127,9 +125,8 @@ def in_one_word(text: str) -> str:
 
 def positions_table(tokens: Sequence[Token]) -> Table:
     """Return one line a token."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("part", "token", "id", "position", "loss"):
-        table.add_column(heading, justify="right" if heading in ("id", "position") else "left", no_wrap=True)
+    words = (Column(heading, no_wrap=True) for heading in ("part", "token"))
+    table = compact_table(*words, *figures("id", "position"), Column("loss", no_wrap=True))
     for token in tokens:
         table.add_row(
             token.part.replace("_", " "),
@@ -156,9 +153,8 @@ def _say_row(row: ShownRow) -> str:
 
 def counts_table(preview: Preview) -> Table:
     """Return the lengths at each stage."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("removed", "question", "CoT left", "answer", "whole row", "with CoT", "offset < 0", "> 0"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("removed", "question", "CoT left", "answer", "whole row", "with CoT", "offset < 0", "> 0")
+    table = compact_table(*figures(*headings))
     for stage in preview.stages:
         counts = stage.counts
         table.add_row(
@@ -181,10 +177,7 @@ def _lengths(lengths: Lengths) -> str:
 
 def batches_table(preview: Preview) -> Table:
     """Return how each stage's first global batch is laid out, one line a rank."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("removed", "rank", "rows", "padding"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("micro-batches", overflow="fold")
+    table = compact_table(*figures("removed", "rank", "rows", "padding"), Column("micro-batches", overflow="fold"))
     for stage in preview.stages:
         for rank, batches in enumerate(stage.ranks):
             table.add_row(
