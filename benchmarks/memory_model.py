@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,8 @@ CASES = {
 class Sampler:
     """Reads this process's anonymous memory again and again."""
 
-    peaks: dict[str, int] = field(default_factory=dict)
-    """Bytes at the worst moment of each phase."""
-    phase: str = "build"
+    peak: int = 0
+    """Bytes at the worst moment."""
     _ends: bool = False
 
     def start(self) -> None:
@@ -133,7 +132,7 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._ends:
-            self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), anonymous_bytes())
+            self.peak = max(self.peak, anonymous_bytes())
             time.sleep(0.002)
 
 
@@ -164,7 +163,7 @@ def report(name: str) -> str:
     case = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         phases = {phase: memory.total for phase, memory in predict(case, Path(folder)).items()}
-        measured = max(max(rank["peaks"].values()) - rank["before"] for rank in measure(name, Path(folder)))
+        measured = max(rank["peak"] - rank["before"] for rank in measure(name, Path(folder)))
     worst = max(phases, key=lambda phase: phases[phase])
     error = phases[worst] / measured - 1
     held_out = " (held out)" if case.held_out else ""
@@ -174,7 +173,7 @@ def report(name: str) -> str:
     )
 
 
-def measure(name: str, folder: Path) -> list[dict[str, Any]]:
+def measure(name: str, folder: Path) -> list[dict[str, int]]:
     """Run a configuration in fresh processes, with its files in ``folder``; returns what each rank saw."""
     case = CASES[name]
     with socket.socket() as probe:
@@ -244,8 +243,8 @@ def save_model(case: Case, folder: Path) -> None:
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**case.model)).save_pretrained(folder)
 
 
-def run_rank(case: Case, folder: Path) -> dict[str, Any]:
-    """Train for some steps as one rank; returns the peaks of its memory, and what stood before."""
+def run_rank(case: Case, folder: Path) -> dict[str, int]:
+    """Train for some steps as one rank; returns the peak of its memory, and what stood before."""
     import numpy as np
     import torch
 
@@ -276,7 +275,6 @@ def run_rank(case: Case, folder: Path) -> dict[str, Any]:
         partitions_on_load=settings.from_scratch is None,
     )
     for step in range(NUM_STEPS):
-        sampler.phase = f"step {step}"
         batch = StepBatch(
             step,
             [micro_batch] * case.micro_batches,
@@ -287,7 +285,7 @@ def run_rank(case: Case, folder: Path) -> dict[str, Any]:
         )
         engine.train_step(batch, 1e-5)
     sampler.stop()
-    return {"before": before, "peaks": sampler.peaks}
+    return {"before": before, "peak": sampler.peak}
 
 
 def predict(case: Case, folder: Path) -> dict[str, Any]:
