@@ -85,7 +85,5 @@ def findings_table(findings: Sequence["Finding"]) -> Table:
         Column("remedy", overflow="fold", ratio=2),
     )
     for finding in findings:
-        table.add_row(
-            Text(finding.check), Text(finding.state, STYLES[finding.state]), Text(finding.found), Text(finding.remedy)
-        )
+        table.add_row(finding.check, Text(finding.state, STYLES[finding.state]), finding.found, finding.remedy)
     return table

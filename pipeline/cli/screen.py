@@ -8,12 +8,12 @@ from rich.table import Column, Table
 
 
 def open_screen(width: int = 100) -> Console:
-    """Return a console on standard output that prints text as it is: brackets in a path are no markup.
+    """Return a console on standard output that prints text as it is, names in brackets or between colons, too.
 
     Args:
         width: Columns where standard output is no terminal.
     """
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
 
 
 def compact_table(*columns: Column | str, title: str | None = None) -> Table:
