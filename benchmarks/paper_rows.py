@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import torch
 
@@ -28,7 +27,7 @@ ZERO_STAGES = (0, 2, 3)
 
 def write_rows(folder: Path) -> None:
     """Lay down the table, which every rank maps into memory: distinct rows of the right lengths, again and again."""
-    part = examples_like("4x4", NUM_IDS, NUM_DISTINCT).rows.data.table
+    part = examples_like("4x4", NUM_IDS, NUM_DISTINCT).rows
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, part.schema) as writer:
         for _ in range(NUM_ROWS // NUM_DISTINCT):
             writer.write_table(part)
@@ -51,6 +50,7 @@ def open_run(folder: Path, config: Config) -> tuple[Engine, StageController]:
     assert config.engine.num_threads is not None
     torch.set_num_threads(config.engine.num_threads)
     layout: SequenceLayout = examples_like("4x4", NUM_IDS, 1).layout
-    examples = ExampleSet(datasets.Dataset.from_file(str(folder / "rows.arrow")), layout)
+    with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
+        examples = ExampleSet(reader.read_all(), layout)
     engine = prepare_engine(config, build_tokenizer(config.model), examples, examples)
     return engine, StageController(config, examples, engine)

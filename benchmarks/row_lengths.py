@@ -11,11 +11,12 @@ import json
 import tempfile
 from pathlib import Path
 
-import datasets
 import numpy as np
+import pyarrow as pa
 
-from pipeline.examples import FEATURES, ExampleSet
+from pipeline.examples import ExampleSet
 from pipeline.layout import SequenceLayout
+from pipeline.token_table import SCHEMA
 
 FILE = Path(__file__).with_suffix(".json")
 NUM_GSM8K_ROWS = 256
@@ -33,7 +34,7 @@ def examples_like(name: str, vocabulary_size: int, num_rows: int, seed: int = 0)
     """
     generator = np.random.default_rng(seed)
     lengths = json.loads(FILE.read_text(encoding="utf-8"))[name]
-    columns: dict[str, list] = {key: [] for key in FEATURES}
+    columns: dict[str, list] = {key: [] for key in SCHEMA.names}
     for i in range(num_rows):
         parts = [generator.integers(2, vocabulary_size, length).tolist() for length in lengths[i % len(lengths)]]
         for key, ids in zip(("question_ids", "cot_ids", "answer_ids"), parts, strict=True):
@@ -41,8 +42,7 @@ def examples_like(name: str, vocabulary_size: int, num_rows: int, seed: int = 0)
         columns["cot_step_lengths"].append([len(parts[1])])
         columns["question"].append(str(i))
         columns["answer"].append(str(i))
-    rows = datasets.Dataset.from_dict(columns, features=FEATURES)
-    return ExampleSet(rows, SequenceLayout((SEPARATOR,), (SEPARATOR,), end_id=END, pad_id=END))
+    return ExampleSet(pa.table(columns, SCHEMA), SequenceLayout((SEPARATOR,), (SEPARATOR,), end_id=END, pad_id=END))
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def probes_of(
     Raises:
         UserError: If a file cannot be read.
     """
-    questions = contestant.examples.rows[:]["question"]
+    questions = contestant.examples.rows["question"]
     sizes = multiplied_sizes(questions)
     if sizes and trained_on is not None:
         sizes |= multiplied_sizes(trained_on)

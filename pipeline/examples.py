@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,26 +25,14 @@ from pipeline.removal import CoTExample, Unit
 from pipeline.row_text import resolve_format
 from pipeline.token_table import SCHEMA, RowTokenizer, TokenLists
 
-if TYPE_CHECKING:
-    import datasets
-
 CACHE_VERSION = 2  # raise it when the content of the cache changes
-
-
-def __getattr__(name: str) -> Any:
-    """Make ``FEATURES``, for data sets built by hand, when it is asked for: that library takes half a second."""
-    if name != "FEATURES":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import datasets
-
-    return datasets.Features.from_arrow_schema(SCHEMA)
 
 
 class ExampleSet:
     """Tokenised rows on disk, and the layout they share.
 
     Attributes:
-        rows: The columns of ``SCHEMA``: an Arrow table, or a data set that gives one.
+        rows: An Arrow table with the columns of ``SCHEMA``.
         layout: Separators of every row.
         num_too_long: Rows dropped for being longer than ``data.max_tokens``.
         bad_rows: Broken rows that were skipped, as text.
@@ -53,15 +41,14 @@ class ExampleSet:
 
     def __init__(
         self,
-        rows: "pa.Table | datasets.Dataset",
+        rows: pa.Table,
         layout: SequenceLayout,
         num_too_long: int = 0,
         bad_rows: Sequence[str] = (),
         content: str = "",
     ) -> None:
-        self.rows = rows if isinstance(rows, pa.Table) else rows.with_format("arrow")
-        table = self.rows[:]
-        self._ids = [TokenLists(table[name]) for name in ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths")]
+        self.rows = rows
+        self._ids = [TokenLists(rows[name]) for name in ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths")]
         self.layout = layout
         self.num_too_long = num_too_long
         self.bad_rows = tuple(bad_rows)
@@ -77,12 +64,12 @@ class ExampleSet:
 
     def texts(self, column: str, indices: Sequence[int]) -> list[str]:
         """Return the ``question`` or ``answer`` texts at the given row numbers."""
-        texts = self.rows[:][column]
+        texts = self.rows[column]
         return [texts[int(index)].as_py() for index in indices]
 
     def questions(self) -> pa.ChunkedArray:
         """Return the questions as they are compared: more blanks make no other question."""
-        return pc.utf8_trim_whitespace(pc.replace_substring_regex(self.rows[:]["question"], r"\s+", " "))
+        return pc.utf8_trim_whitespace(pc.replace_substring_regex(self.rows["question"], r"\s+", " "))
 
     def head(self, num_rows: int | None) -> "ExampleSet":
         """Return the first ``num_rows`` rows (all for None) as a set of their own."""
@@ -92,13 +79,13 @@ class ExampleSet:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "ExampleSet":
         """Return the rows with the given numbers as a set of their own."""
-        rows = self.rows[:].take(pa.array(indices, pa.int64()))
+        rows = self.rows.take(pa.array(indices, pa.int64()))
         return ExampleSet(rows, self.layout, self.num_too_long, self.bad_rows, self.content)
 
     def lengths(self, column: str) -> np.ndarray:
         """Return the list lengths of a token column, (num_rows,) integers."""
         return np.concatenate(
-            [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self.rows[:][column].chunks]
+            [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self.rows[column].chunks]
         )
 
     def longest_cot(self, unit: Unit) -> int:

@@ -1,5 +1,6 @@
 """How rows are shared out over steps, ranks and micro-batches, by their number and lengths alone. Pure."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,19 @@ import numpy as np
 
 def steps_per_epoch(num_rows: int, global_batch_size: int) -> int:
     """Return the optimizer steps of one pass over the rows; the last of them may be smaller."""
-    return -(-num_rows // global_batch_size)
+    return math.ceil(num_rows / global_batch_size)
+
+
+def ranks_at_work(num_rows: int, num_ranks: int) -> float:
+    """Return how many ranks would do a step's work as fast if each had an equal share of it.
+
+    A step lasts as long as the ranks that have most rows: 32 rows take 24 ranks as long as 16, and 64 as long as 32.
+
+    Args:
+        num_rows: Of the global batch, all of one length.
+        num_ranks: World size.
+    """
+    return num_rows / math.ceil(num_rows / num_ranks)
 
 
 def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:

@@ -18,7 +18,7 @@ from pipeline.examples import ExampleSet, assert_disjoint, load_examples
 from pipeline.modeling import build_model, build_model_config, check_takes_positions
 from pipeline.modeling.fake_model import build_fake_model
 from pipeline.modeling.positions import lacks_positions, write_extended
-from pipeline.ranks import from_rank_zero, on_rank_zero
+from pipeline.ranks import from_rank_zero, on_rank_zero, world_size
 from pipeline.run_dir import EXTENDED
 from pipeline.schedule import stage_numbers
 from pipeline.throughput import Throughput, peak_flops
@@ -126,6 +126,10 @@ def prepare_engine(
         UserError: If model or engine cannot be built, or are too small for the rows.
     """
     num_positions = positions_needed(config, examples, validation)
+    batch_size = config.optim.global_batch_size
+    if (num_idle := world_size() - min(batch_size, len(examples))) > 0:
+        message = "optim.global_batch_size (%d): a step has no row for %d of %d ranks; start fewer, or raise it"
+        logger.warning(message, batch_size, num_idle, world_size())
     dtype = _dtype(config)
     model = _with_positions(config.model, tokenizer, Path(config.run.output_dir), num_positions)
     model_config = build_model_config(model, tokenizer)

@@ -23,7 +23,7 @@ FORKS.set_forkserver_preload(
         *("pipeline.rehearsal", "pipeline.preview", "pipeline.comparison", "pipeline.audit", "pipeline.report"),
         *("pipeline.plan.from_data", "pipeline.plan.from_lengths", "pipeline.plan.measuring", "pipeline.doctor.checks"),
         *("pipeline.cli.preview_text", "pipeline.cli.plan_tables", "pipeline.export", "pipeline.answering"),
-        *("transformers.models.gpt2.modeling_gpt2", "datasets", "peft", "matplotlib.figure", "jinja2"),
+        *("transformers.models.gpt2.modeling_gpt2", "peft", "matplotlib.figure", "jinja2"),
         "torch.utils.tensorboard",
     ]
 )

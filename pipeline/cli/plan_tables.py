@@ -26,7 +26,7 @@ def print_plan(config: Config, plan: Plan) -> None:
         f"steps an epoch. {plan.num_weights:,} weights{trained}."
     )
     console.print(stage_table(plan.stages))
-    _print_totals(console, plan)
+    _print_totals(console, config, plan)
     _print_memory(console, config, plan)
 
 
@@ -66,7 +66,7 @@ def _steps(group: list[StagePlan]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def _print_totals(console: Console, plan: Plan) -> None:
+def _print_totals(console: Console, config: Config, plan: Plan) -> None:
     fast, slow = plan.fastest, plan.slowest
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("optimizer steps", _span(f"{fast.steps:,}", f"{slow.steps:,}"))
@@ -75,6 +75,12 @@ def _print_totals(console: Console, plan: Plan) -> None:
     table.add_row("FLOPs of training", _span(f"{fast.flops:.3g}", f"{slow.flops:.3g}"))
     table.add_row("time of training steps", _span(_duration(fast.seconds), _duration(slow.seconds)))
     console.print(table)
+    if plan.gpus_at_work < plan.num_gpus:
+        console.print(
+            f"{plan.num_gpus} GPU are no faster than {plan.gpus_at_work:.3g}: a step has too few rows "
+            f"(optim.global_batch_size {config.optim.global_batch_size}) to keep all of them at work.",
+            style="yellow",
+        )
     console.print(
         f"Time: on {plan.num_gpus} GPU of {plan.tflops:g} TFLOP/s peak at {100 * plan.mfu:g} % of it (--tflops, --mfu; "
         "small models reach far less); without evaluation, checkpoints and loading.",

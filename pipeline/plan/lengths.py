@@ -57,7 +57,7 @@ def lengths_of(examples: "ExampleSet") -> RowLengths:
     """Return the lengths of tokenised rows."""
     layout = examples.layout
     num_steps = examples.lengths("cot_step_lengths")
-    steps = np.concatenate([chunk.flatten().to_numpy() for chunk in examples.rows[:]["cot_step_lengths"].chunks])
+    steps = np.concatenate([chunk.flatten().to_numpy() for chunk in examples.rows["cot_step_lengths"].chunks])
     return RowLengths(
         prompt=examples.lengths("question_ids") + len(layout.first_separator_ids),
         cot=examples.lengths("cot_ids"),

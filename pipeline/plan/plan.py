@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.flops import training_flops
-from pipeline.micro_batches import steps_per_epoch
+from pipeline.micro_batches import ranks_at_work, steps_per_epoch
 from pipeline.plan.advice import CARDS, CardAdvice, advise, needs
 from pipeline.plan.memory import Memory
 from pipeline.plan.planner import LargestMicroBatch, Planner
@@ -44,6 +44,8 @@ class Plan:
     """Of the adaptive schedule's fastest course; the same as ``slowest`` where the schedule is fixed."""
     slowest: Totals
     num_gpus: int
+    gpus_at_work: float
+    """GPUs that would be as fast if each had an equal share of a step's rows."""
     tflops: float
     mfu: float
     micro_batch: LargestMicroBatch
@@ -91,8 +93,9 @@ def make_plan(config: Config, planner: Planner, num_gpus: int, tflops: float | N
     stages, limit = planner.stages(config), config.schedule.max_steps
     per_epoch = steps_per_epoch(planner.rows.num_rows, config.optim.global_batch_size)
     size, phases = planner.size(config), planner.memory(config, num_gpus)
+    at_work = ranks_at_work(min(config.optim.global_batch_size, planner.rows.num_rows), num_gpus)
     fastest, slowest = (
-        _totals(config, planner, stages, steps_of_course(stages, slow, limit), num_gpus * tflops * mfu * 1e12)
+        _totals(config, planner, stages, steps_of_course(stages, slow, limit), at_work * tflops * mfu * 1e12)
         for slow in (False, True)
     )
     return Plan(
@@ -105,6 +108,7 @@ def make_plan(config: Config, planner: Planner, num_gpus: int, tflops: float | N
         fastest,
         slowest,
         num_gpus,
+        at_work,
         tflops,
         mfu,
         planner.largest_micro_batch(config, num_gpus),

@@ -38,6 +38,9 @@ def test_plan_of_a_recipe_with_data(tmp_path: Path) -> None:
     assert told["peak_bytes"] == max(phase["total"] for phase in told["phases"].values())
     assert [card["gib"] for card in told["cards"]] == [24, 40, 80]
     assert not (tmp_path / "run").exists()
+    assert "no faster" not in finished.stdout
+    too_many = tacit("plan", "--config", recipe, "--gpus", "12")
+    assert "12 GPU are no faster than 8: a step has too few rows (optim.global_batch_size 8)" in too_many.stdout
 
 
 def test_plan_without_recipe_data_or_tokenizer() -> None:

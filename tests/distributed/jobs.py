@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import math
 import os
 import shutil
@@ -151,6 +152,19 @@ def run_training(config: Config, resume: bool) -> list[dict[str, Any]]:
     train(config, resume=resume)
     lines = (Path(config.run.output_dir) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def warnings_of_training(config: Config) -> list[str]:
+    """Train a recipe and return what it warned of on this rank."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("pipeline").addHandler(handler)
+    try:
+        train(config)
+    finally:
+        logging.getLogger("pipeline").removeHandler(handler)
+    return [record.getMessage() for record in records]
 
 
 def run_cut_and_resume(config: Config, step: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -83,6 +83,16 @@ def test_the_global_batch_does_not_depend_on_the_ranks(two_ranks: RankPool, tmp_
     assert all(first) and all(second)  # both ranks had work at each step
 
 
+@pytest.mark.parametrize(("batch_size", "num_idle"), [(1, 1), (2, 0)])
+def test_ranks_that_no_step_has_a_row_for_are_told(
+    two_ranks: RankPool, tmp_path: Path, batch_size: int, num_idle: int
+) -> None:
+    config = tiny_config(tmp_path, optim__global_batch_size=batch_size, schedule__max_steps=2)
+    told = two_ranks.run(jobs.warnings_of_training, config)[0]
+    rule = f"optim.global_batch_size ({batch_size}): a step has no row for {num_idle} of 2 ranks; start fewer"
+    assert any(message.startswith(rule) for message in told) == (num_idle > 0)
+
+
 def test_ranks_agree_on_the_stage_of_an_adaptive_run(two_ranks: RankPool, tmp_path: Path) -> None:
     adaptive = {"loss_threshold": 6.0, "window": 2, "min_steps": 2, "max_steps": 4}
     config = tiny_config(tmp_path, schedule__kind="adaptive", schedule__adaptive=adaptive, schedule__final_epochs=1)

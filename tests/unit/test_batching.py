@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,11 +25,12 @@ from pipeline.batching import (
     epoch_order,
 )
 from pipeline.config import RemovalConfig
-from pipeline.examples import FEATURES, ExampleSet
+from pipeline.examples import ExampleSet
 from pipeline.layout import SequenceLayout, assemble_row
-from pipeline.micro_batches import plan_micro_batches, steps_per_epoch
+from pipeline.micro_batches import plan_micro_batches, ranks_at_work, steps_per_epoch
 from pipeline.removal import CoTExample
 from pipeline.schedule import Stage
+from pipeline.token_table import SCHEMA
 
 END, PAD = 1, 0
 LAYOUT = SequenceLayout((2,), (3,), END, PAD)
@@ -55,7 +56,7 @@ def build_examples(cot_lengths: Sequence[int]) -> ExampleSet:
         "answer_ids": [[7, END]] * num_rows,
         "cot_step_lengths": [[length] if length else [] for length in cot_lengths],
     }
-    return ExampleSet(datasets.Dataset.from_dict(columns, features=FEATURES), LAYOUT)
+    return ExampleSet(pa.table(columns, SCHEMA), LAYOUT)
 
 
 EXAMPLES = build_examples([12, 0, 3, 5, 9, 1, 7, 7, 2, 11])
@@ -340,6 +341,12 @@ def test_rows_of_like_length_lie_together() -> None:
 
 def test_ranks_share_equal_rows_equally() -> None:
     assert [[len(batch) for batch in batches] for batches in plan_micro_batches([6] * 32, 4, 24)] == [[4, 4]] * 4
+
+
+@pytest.mark.parametrize(("num_ranks", "at_work"), [(1, 1), (8, 8), (24, 16), (31, 16), (32, 32), (64, 32)])
+def test_a_step_lasts_as_long_as_the_rank_with_most_rows(num_ranks: int, at_work: int) -> None:
+    plan = plan_micro_batches([10] * 32, num_ranks, 1000)
+    assert 32 / max(sum(map(len, batches)) for batches in plan) == ranks_at_work(32, num_ranks) == at_work
 
 
 def test_a_row_longer_than_the_budget_stands_alone() -> None:

@@ -248,7 +248,7 @@ def test_rows_are_taken_from_every_part_of_the_file(source: Source, monkeypatch:
     lengths = [4, 0, 2, 5, 1, 0, 3, 2, 6, 1]
     source.write(*(("1 + " * i + "1", " ".join("12345678"[:length]), str(i)) for i, length in enumerate(lengths)))
     rows = source.load()
-    table = rows.rows[:]
+    table = rows.rows
     assert len(table["cot_ids"].chunks) == 4
     names = ("question_ids", "cot_ids", "answer_ids", "cot_step_lengths")
     expected = [CoTExample(*map(tuple, row)) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]

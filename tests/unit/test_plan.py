@@ -160,6 +160,15 @@ def test_totals_of_rows_that_are_alike() -> None:
     assert plan.fastest.seconds == pytest.approx(plan.fastest.flops / (2 * 10e12 * 0.5))
 
 
+@pytest.mark.parametrize(("num_gpus", "at_work"), [(8, 8), (24, 16), (64, 32)])
+def test_gpus_without_rows_save_no_time(num_gpus: int, at_work: int) -> None:
+    config, planned = planner("100,20,10,4")
+    config = replace(config, optim=replace(config.optim, global_batch_size=32))
+    plan = make_plan(config, planned, num_gpus, tflops=10, mfu=0.5)
+    assert (plan.num_gpus, plan.gpus_at_work) == (num_gpus, at_work)
+    assert plan.fastest.seconds == pytest.approx(plan.fastest.flops / (at_work * 10e12 * 0.5))
+
+
 def test_a_sample_stands_for_more_rows(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     few, many = (make_plan(config, planner_from_data(config, number), num_gpus=1) for number in (None, 5600))
