@@ -27,7 +27,7 @@ class Memory:
     activations: int = 0
     logits: int = 0
     buffers: int = 0
-    """Copies in transit: reduce buckets, gathered weights, unpacked matrices, the optimizer's intermediate results."""
+    """Copies in transit: reduce buckets, gathered weights, unpacked matrices, gradients on their way to the optimizer."""
 
     @property
     def total(self) -> int:
@@ -49,8 +49,8 @@ class Placement:
     """In the largest step, on one GPU."""
     gradient_checkpointing: bool
     on_cpu: bool = False
-    """CPU ranks, which the model is measured on: AdamW works there on one tensor after the other and makes two copies
-    of each, and a buffer costs what is written to, where a GPU's costs what it is made for."""
+    """CPU ranks, which the model is measured on: a buffer costs what is written to, where a GPU's costs what it is made
+    for."""
 
 
 def memory_by_phase(
@@ -196,24 +196,13 @@ def _step(size: ModelSize, place: Placement) -> Memory:
     share = _share(size, place)
     updated = min(share, zero.sub_group) if zero.stage == 3 else share  # weights in one go
     fp32_copy = FP32_BYTES * updated if width < FP32_BYTES else 0
-    if place.optimizer != "adamw" or (zero.stage == 0 and not place.on_cpu):
-        intermediate = 0  # in place: block by block, or fused
-    elif place.on_cpu:
-        intermediate = 2 * FP32_BYTES * (size.largest_trained if zero.stage == 0 else updated)
-    else:
-        intermediate = FP32_BYTES * updated  # the root of the second moment
-    if zero.stage == 0:
-        gradients, buffers = width * share, fp32_copy + intermediate
-    elif zero.stage < 3:
-        # First joined into one piece, and made fp32; then only that stays.
-        joining = width * share + fp32_copy
-        gradients, buffers = width * share, max(joining, (fp32_copy or width * share) - width * share + intermediate)
-    else:
-        flat = width * updated
-        stays = _reduce_buffers(size, place)
-        gradients = width * share
-        buffers = stays + max(flat + fp32_copy, (fp32_copy or flat) + intermediate)
-    return Memory(_weights(size, place), gradients, _optimizer(size, place), buffers=buffers)
+    # AdamW itself needs nothing more: it updates in place, fused, or in 8 bits block by block.
+    buffers = fp32_copy
+    if zero.stage > 0:
+        buffers += width * updated  # joined into one piece before they are made fp32
+    if zero.stage == 3:
+        buffers += _reduce_buffers(size, place)
+    return Memory(_weights(size, place), width * share, _optimizer(size, place), buffers=buffers)
 
 
 def _evaluation(size: ModelSize, decoding_bytes: int, place: Placement) -> Memory:

@@ -334,7 +334,7 @@ def test_zero1_shares_the_optimizer() -> None:
     passes, reduction, step = phases(place(1, 2))
     assert passes == Memory(2000, 2000, 6000, 5000, 300, 20)
     assert reduction == Memory(2000, 2000 + 1000 - 20, 6000, buffers=20 + 20)
-    assert step == Memory(2000, 1000, 6000, buffers=1000 + 2000)  # fp32 in place of bf16, and a root
+    assert step == Memory(2000, 1000, 6000, buffers=1000 + 2000)  # joined, then fp32
 
 
 def test_zero2_shares_gradients() -> None:
@@ -348,7 +348,7 @@ def test_zero3_shares_weights_and_gathers_what_it_needs_soon() -> None:
     passes, _, step = phases(place(3, 2))
     gathered = 2000 + 1200  # all of them within the distance, and the largest once more on its way
     assert passes == Memory(1000, 1000, 6000, 4500, 100, 20 + gathered + 1200)  # its gradient is copied to be summed
-    assert step == Memory(1000, 1000, 6000, buffers=20 + 2000 + 2000)
+    assert step == Memory(1000, 1000, 6000, buffers=20 + 1000 + 2000)  # joined, then fp32
     near = next(phases(place(3, 2, reuse_distance=10, max_live=10)))
     assert passes.total - near.total == 2000 - 1200  # one parameter at a time
 

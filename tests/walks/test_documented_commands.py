@@ -39,7 +39,7 @@ OWN_ROWS = "--model.name_or_path MODEL --data.train my/train.jsonl --data.valida
 # What a command gets besides: a small model instead of one that is downloaded, few steps.
 APPENDED = {
     r"tacit (export|data split) ": "--overwrite",  # pages share the world
-    r"tacit train .*recipes/your_data.yaml": TINY,
+    r"tacit train .*recipes/your_data.yaml": f"{TINY} --run.output_dir runs/own",  # runs/mine has to stay for others
     r"tacit preview .*recipes/your_data.yaml": f"{OWN_ROWS} --data.max_tokens 500",
     r"recipes/smollm2_gsm8k_cpu.yaml": f"{TINY} --data.train my/train.jsonl --data.validation my/validation.jsonl",
     r"tacit plan .*--gpus 8$": "--model.name_or_path recipes/architectures/mistral-7b --lengths 378000,61,80,9",
