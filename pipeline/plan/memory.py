@@ -27,7 +27,7 @@ class Memory:
     activations: int = 0
     logits: int = 0
     buffers: int = 0
-    """Copies in transit: reduce buckets, gathered weights, unpacked matrices, gradients on their way to the optimizer."""
+    """Copies in transit: reduce buckets, gathered weights, unpacked matrices, gradients on the way to the optimizer."""
 
     @property
     def total(self) -> int:
