@@ -1,6 +1,7 @@
 """An exported model in other people's programs answers as it was evaluated here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from transformers import pipeline
 
 from pipeline.cli.main import main
+from pipeline.config import load_config
 from pipeline.scoring import extract_answer
 from tests.tiny import ROOT, write_recipe
 
@@ -101,16 +103,18 @@ def test_lm_evaluation_harness_finds_the_same_accuracy(
 
 @pytest.mark.parametrize("name", ["tacit_multiplication", "tacit_gsm8k_direct", "tacit_demo"])
 def test_a_task_file_writes_rows_as_the_recipes_do(name: str) -> None:
-    """The prompt and target of a task are those of a row in the format that it names."""
+    """The prompt of a task is that of a row in the format that it names, and its answer is found in what follows."""
     folder = ROOT / "recipes" / "lm_eval"
     task = yaml.safe_load((folder / f"{name}.yaml").read_text())
     if "include" in task:
         task = {**yaml.safe_load((folder / task["include"]).read_text()), **task}
     recipes = {"tacit_multiplication": "multiplication_4x4_gpt2", "tacit_gsm8k_direct": "gsm8k_gpt2_small"}
     path = ROOT / "recipes" / f"{recipes.get(name, 'demo')}.yaml"
-    form = {"question": "{bos} {question} ", "first_separator": "{eos}", "second_separator": "{eos}"}
-    form |= yaml.safe_load(path.read_text()).get("format", {})
-    ends = form["second_separator"] if form["second_separator"] == "{eos}" else ""
-    prompt = f"{form['question']}{form['first_separator']}{ends}"
+    form = load_config(path).format
+    ends = form.second_separator if form.second_separator == "{eos}" else ""
+    prompt = f"{form.question}{form.first_separator}{ends}"
     prompt = prompt.replace("{question}", "{{question}}").replace("{bos}", "").replace("{eos}", "<|endoftext|>")
     assert task["doc_to_text"] == prompt
+    writes_separator = form.keep_second_separator and not ends
+    written = f"{form.second_separator if writes_separator else ''}{form.answer}".replace("{answer}", "1 2")
+    assert re.findall(task["filter_list"][0]["filter"][0]["regex_pattern"], written) == ["1 2"]
