@@ -294,6 +294,7 @@ def predict(case: Case, folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     from pipeline.config import LoraConfig, OptimConfig
+    from pipeline.loss import CPU_CHUNK
     from pipeline.modeling.fake_model import build_fake_model
     from pipeline.plan.memory import Placement, memory_by_phase
     from pipeline.plan.trace import trace_micro_batch
@@ -311,7 +312,7 @@ def predict(case: Case, folder: Path) -> dict[str, Any]:
         gradient_checkpointing=case.gradient_checkpointing,
         on_cpu=True,
     )
-    trace = trace_micro_batch(model, case.rows, case.length, case.labels)
+    trace = trace_micro_batch(model, case.rows, case.length, case.labels, CPU_CHUNK)
     return memory_by_phase(model.size, trace, None, place)
 
 

@@ -14,7 +14,9 @@ from pipeline.plan.peaks import DecodingTrace, MicroBatchTrace, Peak, larger
 ACTIVATIONS, LOGITS = "activations", "logits"
 
 
-def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labels: int) -> MicroBatchTrace:
+def trace_micro_batch(
+    model: FakeModel, num_rows: int, row_length: int, num_labels: int, loss_chunk: int = GPU_CHUNK
+) -> MicroBatchTrace:
     """Run a training micro-batch on fake tensors, with the loss of ``token_loss_sum``.
 
     Args:
@@ -22,6 +24,7 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
         num_rows: Rows, all of the same length.
         row_length: Tokens in each.
         num_labels: Labels at the end of each, at least 1.
+        loss_chunk: Logits that the loss turns at once, as ``summed_cross_entropy`` takes it.
     """
     num_trained = sum(parameter.requires_grad for parameter in model.module.parameters())
     num_logits = num_rows * num_labels * model.size.vocabulary_size
@@ -37,16 +40,16 @@ def trace_micro_batch(model: FakeModel, num_rows: int, row_length: int, num_labe
             if parameter.requires_grad
         ]
         with live:
-            _loss(module, inputs, targets).backward()
+            _loss(module, inputs, targets, loss_chunk).backward()
         for hook in hooks:
             hook.remove()
     return MicroBatchTrace(recorder.before, *recorder.after, *recorder.gathering)
 
 
-def _loss(model: torch.nn.Module, inputs: dict[str, Any], targets: torch.Tensor) -> torch.Tensor:
+def _loss(model: torch.nn.Module, inputs: dict[str, Any], targets: torch.Tensor, chunk: int) -> torch.Tensor:
     """Do as ``token_loss_sum`` does, and let go of the logits where it does."""
     logits = model(**inputs, use_cache=False).logits
-    return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets, GPU_CHUNK)[0]
+    return summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets, chunk)[0]
 
 
 def _training_inputs(model: PreTrainedModel, num_rows: int, row_length: int, num_labels: int) -> dict[str, Any]:
