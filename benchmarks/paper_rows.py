@@ -12,7 +12,7 @@ from benchmarks.shapes import SHAPES
 from pipeline.config import Config, load_config
 from pipeline.controller import StageController
 from pipeline.engine import Engine, init_distributed
-from pipeline.examples import ExampleSet
+from pipeline.examples import ExampleSet, open_rows
 from pipeline.layout import SequenceLayout
 from pipeline.modeling import build_tokenizer
 from pipeline.preparation import prepare_engine
@@ -50,7 +50,6 @@ def open_run(folder: Path, config: Config) -> tuple[Engine, StageController]:
     assert config.engine.num_threads is not None
     torch.set_num_threads(config.engine.num_threads)
     layout: SequenceLayout = examples_like("4x4", NUM_IDS, 1).layout
-    with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
-        examples = ExampleSet(reader.read_all(), layout)
+    examples = ExampleSet(open_rows(folder / "rows.arrow"), layout)
     engine = prepare_engine(config, build_tokenizer(config.model), examples, examples)
     return engine, StageController(config, examples, engine)

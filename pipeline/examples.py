@@ -152,6 +152,17 @@ def load_examples(
     return ExampleSet(rows, layout, meta["num_too_long"], bad_rows, content)
 
 
+def open_rows(path: Path) -> pa.Table:
+    """Return the table of an Arrow stream where it lies on disk: the mapping lasts as long as the table.
+
+    Raises:
+        OSError: If the file is not there.
+        ValueError: If it is no such stream.
+    """
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        return reader.read_all()
+
+
 def make_layout(
     separators: Sequence[Sequence[int]], row_format: FormatConfig, tokenizer: PreTrainedTokenizerBase
 ) -> SequenceLayout:
@@ -283,8 +294,7 @@ def _cached(folder: Path) -> tuple[dict[str, Any], pa.Table] | None:
     """Return what is known of the rows, and the rows; None if they are not there, or not whole."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as reader:
-            rows = reader.read_all()  # where it lies: the mapping lasts as long as the table
+        rows = open_rows(folder / "rows.arrow")
         return (meta, rows) if len(rows) == meta["num_rows"] else None
     except (OSError, ValueError, KeyError):
         return None

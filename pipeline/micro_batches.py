@@ -1,6 +1,5 @@
 """How rows are shared out over steps, ranks and micro-batches, by their number and lengths alone. Pure."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 
 def steps_per_epoch(num_rows: int, global_batch_size: int) -> int:
     """Return the optimizer steps of one pass over the rows; the last of them may be smaller."""
-    return math.ceil(num_rows / global_batch_size)
+    return -(-num_rows // global_batch_size)
 
 
 def ranks_at_work(num_rows: int, num_ranks: int) -> float:
@@ -20,7 +19,8 @@ def ranks_at_work(num_rows: int, num_ranks: int) -> float:
         num_rows: Of the global batch, all of one length.
         num_ranks: World size.
     """
-    return num_rows / math.ceil(num_rows / num_ranks)
+    most_rows = -(-num_rows // num_ranks)
+    return num_rows / most_rows
 
 
 def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:

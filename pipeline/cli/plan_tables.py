@@ -75,7 +75,7 @@ def _print_totals(console: Console, config: Config, plan: Plan) -> None:
     table.add_row("FLOPs of training", _span(f"{fast.flops:.3g}", f"{slow.flops:.3g}"))
     table.add_row("time of training steps", _span(_duration(fast.seconds), _duration(slow.seconds)))
     console.print(table)
-    if plan.gpus_at_work < plan.num_gpus:
+    if plan.num_gpus - plan.gpus_at_work >= 1:  # less is only a division that leaves a remainder
         console.print(
             f"{plan.num_gpus} GPU are no faster than {plan.gpus_at_work:.3g}: a step has too few rows "
             f"(optim.global_batch_size {config.optim.global_batch_size}) to keep all of them at work.",

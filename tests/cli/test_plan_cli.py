@@ -39,6 +39,7 @@ def test_plan_of_a_recipe_with_data(tmp_path: Path) -> None:
     assert [card["gib"] for card in told["cards"]] == [24, 40, 80]
     assert not (tmp_path / "run").exists()
     assert "no faster" not in finished.stdout
+    assert "no faster" not in tacit("plan", "--config", recipe, "--gpus", "3").stdout
     too_many = tacit("plan", "--config", recipe, "--gpus", "12")
     assert "12 GPU are no faster than 8: a step has too few rows (optim.global_batch_size 8)" in too_many.stdout
 

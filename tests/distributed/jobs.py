@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,14 @@ def run_training(config: Config, resume: bool) -> list[dict[str, Any]]:
 
 def warnings_of_training(config: Config) -> list[str]:
     """Train a recipe and return what it warned of on this rank."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler = BufferingHandler(capacity=1000)
+    handler.setLevel(logging.WARNING)
     logging.getLogger("pipeline").addHandler(handler)
     try:
         train(config)
     finally:
         logging.getLogger("pipeline").removeHandler(handler)
-    return [record.getMessage() for record in records]
+    return [record.getMessage() for record in handler.buffer]
 
 
 def run_cut_and_resume(config: Config, step: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
